@@ -70,6 +70,21 @@ class TensorInfo:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ArchitectureFacts:
+    """How a family's decoder differs from plain Llama. Norms on q and k, biases and untied heads show in the tensors."""
+
+    name: str
+    rope_neox: bool
+    """True where RoPE turns the halves of a head, False where it turns neighbouring pairs."""
+    gelu: bool = False
+    """GELU (tanh) gates the feed-forward instead of SiLU."""
+    scaled_embedding: bool = False
+    """Embeddings are multiplied by sqrt(n_embd)."""
+    post_norms: bool = False
+    """Norms after attention and feed-forward, before the residual sum."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Hyperparameters:
     """What the budget and the forward pass need to know, read from the GGUF metadata."""
 

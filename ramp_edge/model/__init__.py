@@ -1,0 +1,1 @@
+"""Source models: GGUF files opened and checked, Hugging Face directories converted, architectures described."""

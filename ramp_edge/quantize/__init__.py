@@ -1,0 +1,1 @@
+"""Error feedback over codec slabs: bytes of each tensor in its allocated type."""

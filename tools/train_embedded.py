@@ -121,7 +121,10 @@ def train(args: argparse.Namespace) -> dict[str, object]:
         now = time.monotonic()
         if now - last_note > args.note_seconds:
             rate = state["tokens"] / (now - started)
-            print(f"{done:6.1%} step {state['step']} tokens {state['tokens']:,} loss {value:.3f} {rate:.0f} tok/s", flush=True)
+            print(
+                f"{done:6.1%} step {state['step']} tokens {state['tokens']:,} loss {value:.3f} {rate:.0f} tok/s",
+                flush=True,
+            )
             last_note = now
         if done >= next_eval:
             held_out = held_out_loss(network, corpus.held_out, args.context, 32_768)

@@ -122,9 +122,7 @@ def encode(quant_type: QuantType, rows: Float32, importance: Float32 | None = No
         None if weights is None else weights.ctypes.data,
     )
     if written != out.nbytes:
-        raise RuntimeToolError(
-            f"libggml wrote {written} bytes of {quant_type.name} where {out.nbytes} were due"
-        )
+        raise RuntimeToolError(f"libggml wrote {written} bytes of {quant_type.name} where {out.nbytes} were due")
     return out
 
 

@@ -65,9 +65,7 @@ class QuantType(IntEnum):
     def row_bytes(self, n_cols: int) -> int:
         """Bytes of one row of `n_cols` weights. Raises ValueError where the block does not divide it."""
         if n_cols % self.block_size:
-            raise ValueError(
-                f"a row of {n_cols} weights is not a multiple of {self.name}'s block of {self.block_size}"
-            )
+            raise ValueError(f"a row of {n_cols} weights is not a multiple of {self.name}'s block of {self.block_size}")
         return n_cols // self.block_size * self.block_bytes
 
 

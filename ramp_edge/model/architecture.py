@@ -9,9 +9,7 @@ ARCHITECTURES: dict[str, ArchitectureFacts] = {
     "llama": ArchitectureFacts(name="llama", rope_neox=False),
     "qwen2": ArchitectureFacts(name="qwen2", rope_neox=True),
     "qwen3": ArchitectureFacts(name="qwen3", rope_neox=True),
-    "gemma3": ArchitectureFacts(
-        name="gemma3", rope_neox=True, gelu=True, scaled_embedding=True, post_norms=True
-    ),
+    "gemma3": ArchitectureFacts(name="gemma3", rope_neox=True, gelu=True, scaled_embedding=True, post_norms=True),
 }
 """Architectures with gradients. Converters fold Gemma's norm offset (1 + w) into the stored weight."""
 

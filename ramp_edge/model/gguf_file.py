@@ -36,9 +36,7 @@ class GgufTensors:
     def metadata(self, key: str) -> MetadataValue | None:
         """Value of one key, or None."""
         entry = self.header.metadata.get(key)
-        return (
-            None if entry is None else decode_value(entry, self._map[entry.value_start : entry.end].tobytes())
-        )
+        return None if entry is None else decode_value(entry, self._map[entry.value_start : entry.end].tobytes())
 
     def metadata_bytes(self, key: str) -> bytes:
         """The key-value pair exactly as it stands in the file."""
@@ -88,9 +86,7 @@ def open_inventory(
     metadata = tensors.scalar_metadata()
     architecture = metadata.get("general.architecture")
     if not isinstance(architecture, str) or not architecture:
-        raise ModelFileError(
-            f"{path}: general.architecture is missing", hint="this GGUF holds no language model"
-        )
+        raise ModelFileError(f"{path}: general.architecture is missing", hint="this GGUF holds no language model")
     split_count = metadata.get("split.count")
     if isinstance(split_count, int) and split_count > 1:
         raise UnsupportedModelError(
@@ -100,9 +96,7 @@ def open_inventory(
     infos = tuple(_tensor_info(path, tensors, entry.name, entry.shape) for entry in tensors.header.tensors)
     embedding = next((t for t in infos if t.name == "token_embd.weight"), None)
     if embedding is None:
-        raise UnsupportedModelError(
-            f"{path}: no token_embd.weight: not a text model that ramp-edge can compile"
-        )
+        raise UnsupportedModelError(f"{path}: no token_embd.weight: not a text model that ramp-edge can compile")
     _check_storage(path, infos, allow_requantize, bus)
     return (
         ModelInventory(

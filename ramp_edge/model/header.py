@@ -109,9 +109,7 @@ def check_header(path: Path) -> Header:
     """Walk the header of `path`. Raises ModelFileError (damaged) or UnsupportedModelError (big-endian, version 1)."""
     try:
         if path.stat().st_size < 24:
-            raise ModelFileError(
-                f"{path}: {path.stat().st_size} bytes are too few for a GGUF header", hint=_HINT
-            )
+            raise ModelFileError(f"{path}: {path.stat().st_size} bytes are too few for a GGUF header", hint=_HINT)
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
             return _walk(_Cursor(buffer, path))
     except OSError as error:
@@ -214,9 +212,7 @@ def _walk_tensors(cursor: _Cursor, n_tensors: int) -> list[HeaderTensor]:
     for index in range(n_tensors):
         name = cursor.text(f"name of tensor {index}", MAX_NAME_BYTES)
         if not name or name in names:
-            raise cursor.fail(
-                f"tensor {index} has {'no name' if not name else f'the name {name!r} a second time'}"
-            )
+            raise cursor.fail(f"tensor {index} has {'no name' if not name else f'the name {name!r} a second time'}")
         names.add(name)
         n_dims = cursor.u32(f"dimensions of {name!r}")
         if not 1 <= n_dims <= MAX_DIMS:
@@ -233,13 +229,9 @@ def _walk_tensors(cursor: _Cursor, n_tensors: int) -> list[HeaderTensor]:
         if min(shape) == 0 or elements >= 1 << 48:
             raise cursor.fail(f"tensor {name!r} has the impossible shape {list(shape)}")
         if shape[0] % block_size:
-            raise cursor.fail(
-                f"tensor {name!r}: rows of {shape[0]} do not divide into blocks of {block_size}"
-            )
+            raise cursor.fail(f"tensor {name!r}: rows of {shape[0]} do not divide into blocks of {block_size}")
         size_bytes = elements // block_size * block_bytes
-        entries.append(
-            HeaderTensor(name=name, shape=shape, type_id=type_id, offset=offset, size_bytes=size_bytes)
-        )
+        entries.append(HeaderTensor(name=name, shape=shape, type_id=type_id, offset=offset, size_bytes=size_bytes))
     return entries
 
 
@@ -248,9 +240,7 @@ def _check_extents(cursor: _Cursor, entries: list[HeaderTensor], data_offset: in
     end = 0
     for entry in sorted(entries, key=lambda e: e.offset):
         if entry.offset % alignment:
-            raise cursor.fail(
-                f"tensor {entry.name!r} starts at {entry.offset}, not a multiple of {alignment}"
-            )
+            raise cursor.fail(f"tensor {entry.name!r} starts at {entry.offset}, not a multiple of {alignment}")
         if entry.offset < end:
             raise cursor.fail(f"tensor {entry.name!r} overlaps the one before it")
         end = entry.offset + entry.size_bytes

@@ -47,9 +47,7 @@ class MetadataReader:
         return int(value)
 
 
-def read_hyperparameters(
-    path: Path, metadata: dict[str, Any], architecture: str, vocab_size: int
-) -> Hyperparameters:
+def read_hyperparameters(path: Path, metadata: dict[str, Any], architecture: str, vocab_size: int) -> Hyperparameters:
     """Collect what is needed; raises ModelFileError for a missing or impossible key."""
     read = MetadataReader(path, metadata, architecture)
     n_layer = read.count("block_count", high=4096)

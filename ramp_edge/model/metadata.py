@@ -46,6 +46,4 @@ def decode_value(entry: MetadataEntry, data: bytes) -> MetadataValue:
     item, count = struct.unpack_from("<IQ", data)
     if item == STRING:
         return _strings(data, 12, count)
-    return list(
-        np.frombuffer(data, dtype=_SCALARS[item].replace("B", "u1").replace("b", "i1"), offset=12).tolist()
-    )
+    return list(np.frombuffer(data, dtype=_SCALARS[item].replace("B", "u1").replace("b", "i1"), offset=12).tolist())

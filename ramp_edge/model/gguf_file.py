@@ -58,9 +58,9 @@ class GgufTensors:
         """The tensor's stored type. Raises ValueError for a type outside `QuantType`."""
         return QuantType(self._entries[name].type_id)
 
-    def load_tensor(self, name: str) -> Float32:
-        """float32 [n_rows, n_cols], dequantized where it must be."""
-        return decode(self.quant_type(name), self.raw(name), self._entries[name].shape[0])
+    def load_tensor(self, name: str, first_row: int = 0, last_row: int | None = None) -> Float32:
+        """float32 [n_rows, n_cols] of rows `first_row` to `last_row` (exclusive), dequantized where it must be."""
+        return decode(self.quant_type(name), self.raw(name)[first_row:last_row], self._entries[name].shape[0])
 
 
 def file_sha256(path: Path, events: EventBus | None = None) -> str:

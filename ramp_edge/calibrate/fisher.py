@@ -1,0 +1,202 @@
+"""Pass 2: Fisher samples. Labels are drawn from the model itself, so squared gradients estimate the Fisher matrix.
+
+For a weight error E of one tensor, KL per token ~ 1/2 mean_s <E, G_s>^2 / T, with G_s = dL/dW the gradient of sequence
+s's sampled log-likelihood (T tokens). Codec errors of different rows are independent, so sum_r (E_r . G_s,r)^2 estimates the
+same with far less noise, and a subset of rows is enough. The output head needs no sampling: with probabilities p and hidden
+states h its part is 1/2 mean_t sum_r p_tr (1 - p_tr) (E_r . h_t)^2.
+
+The pass walks from the last layer to the first and recomputes each from its stored input: one layer in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ramp_edge.calibrate.decoder import DecoderModel
+from ramp_edge.calibrate.moments import BATCH_TOKENS
+from ramp_edge.calibrate.store import EMBEDDING_SITE, CalibrationSettings, CalibrationStore
+from ramp_edge.events import EventBus
+from ramp_edge.records import TensorInfo
+
+Int64 = npt.NDArray[np.int64]
+HEAD_ROWS = 4096
+"""Vocabulary rows looked at: the most probable ones."""
+HEAD_TOKENS = 1024
+"""Positions whose probabilities are kept for the head's own estimate."""
+_LOGIT_ELEMENTS = 16_000_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FisherSamples:
+    """Gradients of some rows of one linear layer."""
+
+    name: str
+    rows: Int64
+    gradients: Tensor
+    """float32 [n_sequences, n_rows_chosen, n_cols]"""
+    row_gradient_sq: Tensor
+    """float32 [n_rows]: sum over sequences and tokens of the squared output gradient, for all rows."""
+    tokens_per_sequence: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeadSamples:
+    """What an error in some rows of the output matrix does to the logits."""
+
+    name: str
+    rows: Int64
+    hidden: Tensor
+    """float32 [n_tokens, n_embd]: the head's input."""
+    variance: Tensor
+    """float32 [n_tokens, n_rows_chosen]: p (1 - p)."""
+    coverage: float
+    """Share of all rows' summed p (1 - p) that the chosen rows hold."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EmbeddingSamples:
+    """Gradients at the embedding's output."""
+
+    name: str
+    tokens: Int64
+    """[n_sequences, tokens_per_sequence]"""
+    gradients: Tensor
+    """float32 [n_sequences, tokens_per_sequence, n_embd], embedding scale included."""
+
+
+Samples = FisherSamples | HeadSamples | EmbeddingSamples
+RowChoice = Callable[[TensorInfo], Int64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _HeadResult:
+    samples: HeadSamples
+    gradient: Tensor
+    """d(log-likelihood)/d(last hidden state), [n_sequences, time, n_embd]"""
+
+
+@torch.no_grad()
+def _head_pass(model: DecoderModel, hidden: Tensor, seed: int, events: EventBus) -> _HeadResult:
+    """Sample labels from the softmax and send their gradient back through head and final norm."""
+    weight = model.head()
+    vocab = weight.shape[0]
+    n_seq, time, n_embd = hidden.shape
+    normed = model.final_norm(hidden).reshape(-1, n_embd)
+    chunk = max(16, _LOGIT_ELEMENTS // vocab)
+    generator = torch.Generator().manual_seed(seed)
+    mean_variance = torch.zeros(vocab, dtype=torch.float64)
+    grad_normed = torch.empty_like(normed)
+    with events.stage("fisher head", total=len(normed), unit="tokens") as stage:
+        for start in range(0, len(normed), chunk):
+            h = normed[start : start + chunk]
+            p = torch.softmax(F.linear(h.to(weight.dtype), weight).float(), dim=-1)
+            mean_variance += (p - p * p).sum(0)
+            label = torch.multinomial(p, 1, generator=generator)
+            p.neg_().scatter_add_(1, label, torch.ones_like(label, dtype=torch.float32))
+            grad_normed[start : start + chunk] = (p.to(weight.dtype) @ weight).float()
+            stage.advance(len(h))
+        rows = torch.topk(mean_variance, min(HEAD_ROWS, vocab)).indices.sort().values
+        picked = torch.linspace(0, len(normed) - 1, min(HEAD_TOKENS, len(normed))).long()
+        variance = torch.empty(len(picked), len(rows))
+        for start in range(0, len(picked), chunk):
+            h = normed[picked[start : start + chunk]]
+            p = torch.softmax(F.linear(h.to(weight.dtype), weight).float(), dim=-1)[:, rows]
+            variance[start : start + chunk] = p - p * p
+    leaf = hidden.clone().requires_grad_()
+    with torch.enable_grad():
+        out = model.final_norm(leaf)
+    (gradient,) = torch.autograd.grad(out, leaf, grad_normed.view(n_seq, time, n_embd))
+    samples = HeadSamples(
+        name=model.head_name,
+        rows=rows.numpy(),
+        hidden=normed[picked],
+        variance=variance,
+        coverage=float(mean_variance[rows].sum() / mean_variance.sum()),
+    )
+    return _HeadResult(samples=samples, gradient=gradient)
+
+
+class _LayerCollector:
+    """Holds inputs and output gradients of one batch, and sums them into samples."""
+
+    def __init__(self, rows: dict[str, Int64], n_seq: int, infos: dict[str, TensorInfo]) -> None:
+        self._rows = rows
+        self._inputs: dict[str, Tensor] = {}
+        self._grads: dict[str, Tensor] = {}
+        self.gradients = {n: torch.empty(n_seq, len(r), infos[n].n_cols) for n, r in rows.items()}
+        self.squares = {n: torch.zeros(infos[n].n_rows) for n in rows}
+
+    def tap(self, name: str, x: Tensor, y: Tensor) -> None:
+        if name in self._rows:
+            self._inputs[name] = x.detach()
+            y.register_hook(lambda grad: self._grads.__setitem__(name, grad))
+
+    def collect(self, start: int) -> None:
+        """Turn the batch that begins at sequence `start` into G_s of the chosen rows."""
+        for name, grad in self._grads.items():
+            self.squares[name] += grad.square().sum((0, 1))
+            chosen = grad[..., torch.from_numpy(self._rows[name])]  # [batch, time, rows]
+            product = torch.bmm(chosen.transpose(1, 2), self._inputs[name].float())
+            self.gradients[name][start : start + len(product)] = product
+        self._inputs.clear()
+        self._grads.clear()
+
+
+def fisher_pass(
+    model: DecoderModel,
+    tokens: npt.NDArray[np.int32],
+    settings: CalibrationSettings,
+    store: CalibrationStore,
+    rows_for: RowChoice,
+    consume: Callable[[Samples], None],
+    events: EventBus,
+) -> None:
+    """Hand the samples of every quantizable tensor to `consume`, from the head down to the embedding.
+
+    Needs `moments_pass` on the same store. `rows_for` chooses the rows of each linear layer.
+    """
+    inventory = model.inventory
+    n_layer = inventory.hyper.n_layer
+    hidden = store.load_hidden(f"input.{n_layer}")
+    n_seq, time, _ = hidden.shape
+    head = _head_pass(model, hidden, settings.seed + 1, events)
+    consume(head.samples)
+    gradient = head.gradient
+    batch = max(1, BATCH_TOKENS // time)
+    with events.stage("fisher", total=n_layer, unit="layers") as stage:
+        for index in reversed(range(n_layer)):
+            layer = model.layer(index)
+            inputs = store.load_hidden(f"input.{index}")
+            infos = {t.name: t for t in inventory.quantizable if t.layer == index}
+            rows = {name: rows_for(info) for name, info in infos.items()}
+            collector = _LayerCollector(rows, n_seq, infos)
+            for start in range(0, n_seq, batch):
+                leaf = inputs[start : start + batch].requires_grad_()
+                out = layer.forward(leaf, collector.tap)
+                (back,) = torch.autograd.grad(out, leaf, gradient[start : start + batch])
+                gradient[start : start + batch] = back
+                collector.collect(start)
+            for name in rows:
+                consume(
+                    FisherSamples(
+                        name=name,
+                        rows=rows[name],
+                        gradients=collector.gradients[name],
+                        row_gradient_sq=collector.squares[name],
+                        tokens_per_sequence=time,
+                    )
+                )
+            stage.advance()
+    scaled = gradient * model.embedding_scale
+    if not inventory.tied_embedding:
+        # Errors of an input-only embedding row meet the gradient at its output: that is its second moment.
+        flat = scaled.reshape(-1, scaled.shape[-1])
+        store.save(f"{EMBEDDING_SITE}.moments", (flat.T @ flat / len(flat)).numpy())
+    consume(EmbeddingSamples(name="token_embd.weight", tokens=tokens[:n_seq, :time].astype(np.int64), gradients=scaled))

@@ -1,0 +1,121 @@
+"""Where calibration results lie: one folder per key, one file per layer and site, written beside and renamed.
+
+The key covers everything that matters (model, tokens, settings, code version), so a folder never mixes two runs, and
+a run that was stopped finds its finished layers again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ramp_edge.records import ModelInventory, Role, TensorInfo
+
+CODE_VERSION = 1
+"""Raise when the meaning of stored files changes."""
+
+Float32 = npt.NDArray[np.float32]
+
+_SITES = {
+    Role.ATTN_Q: "attn_in",
+    Role.ATTN_K: "attn_in",
+    Role.ATTN_V: "attn_in",
+    Role.ATTN_OUTPUT: "attn_out",
+    Role.FFN_GATE: "ffn_in",
+    Role.FFN_UP: "ffn_in",
+    Role.FFN_DOWN: "ffn_down",
+}
+HEAD_SITE = "head"
+EMBEDDING_SITE = "embedding"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrationSettings:
+    """Sizes of both passes."""
+
+    n_sequences: int = 40
+    sequence_tokens: int = 512
+    fisher_sequences: int = 32
+    fisher_tokens: int = 256
+    """Leading tokens of a sequence that the Fisher pass uses; short ones give more independent samples."""
+    seed: int = 0
+
+
+def site_of(tensor: TensorInfo, *, tied: bool) -> str | None:
+    """Name of the input site whose moments serve `tensor`; tensors with the same input share one."""
+    if tensor.role is Role.OUTPUT or (tensor.role is Role.TOKEN_EMBD and tied):
+        return HEAD_SITE
+    if tensor.role is Role.TOKEN_EMBD:
+        return EMBEDDING_SITE
+    kind = _SITES.get(tensor.role)
+    return None if kind is None else f"blk.{tensor.layer}.{kind}"
+
+
+class CalibrationStore:
+    """Files of one calibration."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, name: str) -> Path:
+        """Where `name` lies."""
+        return self.folder / f"{name}.npy"
+
+    def has(self, name: str) -> bool:
+        """True once `name` is complete."""
+        return self.path(name).exists()
+
+    def save(self, name: str, values: npt.NDArray[np.generic]) -> None:
+        """Write beside, then rename."""
+        partial = self.folder / f"{name}.partial"
+        with partial.open("wb") as stream:
+            np.save(stream, values)
+        os.replace(partial, self.path(name))
+
+    def load(self, name: str) -> npt.NDArray[np.generic]:
+        """The stored array."""
+        values: npt.NDArray[np.generic] = np.load(self.path(name))
+        return values
+
+    def moments(self, site: str) -> Float32:
+        """Second moments per token, float32 [n_cols, n_cols]."""
+        return self.load(f"{site}.moments").astype(np.float32, copy=False)
+
+    def save_hidden(self, name: str, hidden: torch.Tensor) -> None:
+        """bfloat16 on disk: Gemma's residual stream leaves float16's range."""
+        self.save(name, hidden.to(torch.bfloat16).view(torch.int16).numpy())
+
+    def load_hidden(self, name: str) -> torch.Tensor:
+        """float32 tensor of `save_hidden`."""
+        return torch.from_numpy(self.load(name)).view(torch.bfloat16).float()
+
+    def drop(self, name: str) -> None:
+        """Remove a file that no later step needs."""
+        self.path(name).unlink(missing_ok=True)
+
+
+def open_store(
+    root: Path,
+    inventory: ModelInventory,
+    tokens: npt.NDArray[np.int32],
+    settings: CalibrationSettings,
+    dtype: torch.dtype,
+) -> CalibrationStore:
+    """The folder of this exact calibration under `root`."""
+    key = {
+        "model": inventory.sha256,
+        "tokens": hashlib.sha256(np.ascontiguousarray(tokens).tobytes()).hexdigest(),
+        "settings": asdict(settings),
+        "dtype": str(dtype),
+        "code": CODE_VERSION,
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+    return CalibrationStore(root / "calibration" / digest)

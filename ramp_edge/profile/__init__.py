@@ -1,0 +1,1 @@
+"""Device profiles: YAML -> DeviceTarget, and the memory and speed models that budgets rest on."""

@@ -13,11 +13,11 @@ from pydantic import BaseModel, ValidationError
 
 from ramp_edge.codec.types import QuantType
 from ramp_edge.errors import ProfileError
-from ramp_edge.profile.schema import Location, Profile, find_contradictions, suggest
+from ramp_edge.profile.schema import Location, Profile, TypeFigures, find_contradictions, suggest
 from ramp_edge.profile.yaml_source import LocatedYaml, read_yaml
 from ramp_edge.records import DeviceTarget, TypeSupport
 from ramp_edge.shipped import config_dir, shipped_dir
-from ramp_edge.units import human_bytes, parse_bytes, parse_rate
+from ramp_edge.units import parse_bytes, parse_rate
 
 FAMILY_PREFIX = "_family-"
 _SUFFIXES = (".yaml", ".yml")
@@ -63,7 +63,15 @@ def family_names() -> tuple[str, ...]:
 def load_profile_file(path: Path) -> DeviceTarget:
     """Read, extend and check one file."""
     document, _ = _resolve_extends(path)
-    return _target(path, _validate(document), document)
+    return _target(path, document)
+
+
+def check_profile_file(path: Path) -> None:
+    """Raise ProfileError for anything wrong in the file. A `_family-` file may leave fields to its members."""
+    if not path.is_file():
+        raise ProfileError(f"{path}: there is no such profile file", hint="check the path")
+    document, _ = _resolve_extends(path)
+    _validate(document, partial=path.stem.startswith(FAMILY_PREFIX))
 
 
 def _as_path(name_or_path: str) -> Path | None:
@@ -94,7 +102,7 @@ def _smallest_member(family: str, files: dict[str, Path]) -> DeviceTarget:
         if not name.startswith(FAMILY_PREFIX):
             document, chain = _resolve_extends(path)
             if wanted in chain:
-                members.append(_target(path, _validate(document), document))
+                members.append(_target(path, document))
     if not members:
         raise ProfileError(
             f"the family {family!r} has no member",
@@ -156,11 +164,15 @@ def _merge(base: LocatedYaml, values: dict[str, Any], child: LocatedYaml, locati
         base.places.update({k: p for k, p in child.places.items() if k[: len(here)] == here})
 
 
-def _validate(document: LocatedYaml) -> Profile:
+def _validate(document: LocatedYaml, *, partial: bool = False) -> Profile | None:
+    """The checked profile; None for a partial one that lacks fields but has nothing wrong in those it has."""
     try:
         profile = Profile.model_validate(document.values)
     except ValidationError as error:
-        raise _problems_error([_describe(document, item) for item in error.errors()]) from None
+        items = [item for item in error.errors() if not (partial and item["type"] == "missing")]
+        if not items:
+            return None
+        raise _problems_error([_describe(document, item) for item in items]) from None
     contradictions = find_contradictions(profile)
     if contradictions:
         raise _problems_error(
@@ -190,8 +202,6 @@ def _known_keys(location: Location) -> tuple[str, ...]:
     inside_types = False
     for part in location:
         if inside_types:
-            from ramp_edge.profile.schema import TypeFigures
-
             model, inside_types = TypeFigures, False
             continue
         annotation = model.model_fields[str(part)].annotation
@@ -217,7 +227,9 @@ def _problems_error(problems: list[str]) -> ProfileError:
     )
 
 
-def _target(path: Path, profile: Profile, document: LocatedYaml) -> DeviceTarget:
+def _target(path: Path, document: LocatedYaml) -> DeviceTarget:
+    profile = _validate(document)
+    assert profile is not None
     types = {
         QuantType[name]: TypeSupport(
             decode_efficiency=figures.decode_efficiency,
@@ -252,8 +264,3 @@ def _target(path: Path, profile: Profile, document: LocatedYaml) -> DeviceTarget
         measured=all(speed_measured),
         token_overhead_s=0.0 if overhead is None else overhead.milliseconds / 1e3,
     )
-
-
-def describe_memory(target: DeviceTarget) -> str:
-    """`6.87 GB of 8.59 GB` for tables."""
-    return f"{human_bytes(target.memory_usable_bytes)} of {human_bytes(target.memory_total_bytes)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,14 +99,15 @@ class _Walker:
         for key_node, value_node in node.value:
             key = self._loader.construct_object(key_node, deep=True)
             place = Place(path=self._path, line=key_node.start_mark.line + 1)
-            if not isinstance(key, Hashable) or not isinstance(key, str):
+            if not isinstance(key, str):
                 self.problems.append(f"{place}: the key {key!r} is not text: put it in quotes")
                 continue
-            dotted = ".".join(str(part) for part in (*location, key))
+            here = (*location, key)
+            dotted = ".".join(str(part) for part in here)
             if key in mapping:
-                first = self.places[(*location, key)]
+                first = self.places[here]
                 self.problems.append(f"{place}: {dotted}: given twice, first on line {first.line}: delete one")
                 continue
-            self.places[(*location, key)] = place
-            mapping[key] = self.convert(value_node, (*location, key))
+            self.places[here] = place
+            mapping[key] = self.convert(value_node, here)
         return mapping

@@ -1,0 +1,191 @@
+"""`ramp-edge devices`: the profiles that exist, one of them in full, and a check of profile files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ramp_edge.errors import ProfileError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ramp_edge.records import DeviceTarget
+
+app = typer.Typer(
+    help="Device profiles: list them, show one, check your own.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    epilog="Examples:  ramp-edge devices list  |  ramp-edge devices show raspberry-pi-5  |  ramp-edge devices validate board.yaml",
+)
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command("list", epilog="Example:  ramp-edge devices list --json")
+def list_devices(as_json: JsonOption = False) -> None:
+    """List every device profile, shipped and your own, and the family names."""
+    from ramp_edge.profile.load import family_names, list_profiles, load_target
+
+    targets = list_profiles()
+    families = {name: load_target(name).name for name in family_names()}
+    if as_json:
+        _print_json({"devices": [_target_record(t) for t in targets], "families": families})
+        return
+    table = _table("Device", "Title", "Usable memory", "Effective", "Backend", "Figures")
+    for target in targets:
+        table.add_row(
+            target.name,
+            target.title,
+            _memory(target),
+            _rate(target.bandwidth_effective_bytes_s),
+            target.backend,
+            "measured" if target.measured else "from documents",
+        )
+    _print(table)
+    names = _table("Family", "Means")
+    for family, member in families.items():
+        names.add_row(family, member)
+    _print(names)
+
+
+@app.command("show", epilog="Example:  ramp-edge devices show raspberry-pi-5")
+def show_device(
+    name: Annotated[str, typer.Argument(help="A profile, a family name, or the path of a profile file.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show one device: memory, bandwidth, bit limits, and every type with its efficiency."""
+    from ramp_edge.profile.load import load_target
+
+    target = load_target(name)
+    if as_json:
+        _print_json(_target_record(target))
+        return
+    facts = _table("Field", "Value")
+    for label, value in (
+        ("name", target.name),
+        ("title", target.title),
+        ("memory, usable of total", _memory(target)),
+        (
+            "bandwidth, effective of peak",
+            f"{_rate(target.bandwidth_effective_bytes_s)} of {_rate(target.bandwidth_peak_bytes_s)}",
+        ),
+        ("time per token beside that", f"{target.token_overhead_s * 1e3:g} ms"),
+        ("backend", target.backend),
+        ("decode threads of cores", f"{target.decode_threads} of {target.cores}"),
+        ("instruction sets", ", ".join(target.isa)),
+        ("bits per weight, aim and limit", f"{target.target_bpw:g}, {target.max_bpw:g}"),
+        ("default context and KV type", f"{target.default_ctx}, {target.default_kv_type.name}"),
+        ("all speeds measured", "yes" if target.measured else "no"),
+        ("file", str(target.profile_path)),
+    ):
+        facts.add_row(label, value)
+    _print(facts)
+    types = _table("Type", "Bits", "Decode", "Prefill", "Repacks", "Measured", "Source")
+    for kind, support in sorted(target.types.items(), key=lambda item: -item[0].bits_per_weight):
+        types.add_row(
+            kind.name,
+            f"{kind.bits_per_weight:.3f}",
+            f"{support.decode_efficiency:.2f}",
+            f"{support.prefill_efficiency:.2f}",
+            "yes" if support.repacks else "no",
+            "yes" if support.measured else "no",
+            support.source,
+        )
+    _print(types)
+
+
+@app.command("validate", epilog="Example:  ramp-edge devices validate my-board.yaml other-board.yaml")
+def validate_profiles(
+    paths: Annotated[list[Path], typer.Argument(help="Profile files.", metavar="PATH...")],
+    as_json: JsonOption = False,
+) -> None:
+    """Check profile files; every problem is named with file, line, field and the way out."""
+    from ramp_edge.profile.load import check_profile_file
+
+    errors: dict[Path, ProfileError] = {}
+    for path in paths:
+        try:
+            check_profile_file(path)
+        except ProfileError as error:
+            errors[path] = error
+    if as_json:
+        _print_json([{"path": str(p), "valid": p not in errors, "error": str(errors.get(p, ""))} for p in paths])
+    else:
+        for path in paths:
+            if path not in errors:
+                typer.echo(f"{path}: valid")
+    if len(errors) == 1:
+        raise next(iter(errors.values()))
+    if errors:
+        raise ProfileError(
+            f"{len(errors)} of {len(paths)} profiles are not valid:\n" + "\n".join(e.message for e in errors.values()),
+            hint="correct them and validate again",
+        )
+
+
+def _target_record(target: DeviceTarget) -> dict[str, Any]:
+    return {
+        "name": target.name,
+        "title": target.title,
+        "memory_total_bytes": target.memory_total_bytes,
+        "memory_usable_bytes": target.memory_usable_bytes,
+        "bandwidth_peak_bytes_s": target.bandwidth_peak_bytes_s,
+        "bandwidth_effective_bytes_s": target.bandwidth_effective_bytes_s,
+        "token_overhead_s": target.token_overhead_s,
+        "cores": target.cores,
+        "decode_threads": target.decode_threads,
+        "isa": list(target.isa),
+        "backend": target.backend,
+        "target_bpw": target.target_bpw,
+        "max_bpw": target.max_bpw,
+        "default_ctx": target.default_ctx,
+        "default_kv_type": target.default_kv_type.name,
+        "measured": target.measured,
+        "profile_path": str(target.profile_path),
+        "types": {
+            kind.name: {
+                "bits_per_weight": kind.bits_per_weight,
+                "decode_efficiency": s.decode_efficiency,
+                "prefill_efficiency": s.prefill_efficiency,
+                "repacks": s.repacks,
+                "source": s.source,
+                "measured": s.measured,
+            }
+            for kind, s in target.types.items()
+        },
+    }
+
+
+def _memory(target: DeviceTarget) -> str:
+    from ramp_edge.units import human_bytes
+
+    return f"{human_bytes(target.memory_usable_bytes)} of {human_bytes(target.memory_total_bytes)}"
+
+
+def _rate(bytes_s: float) -> str:
+    from ramp_edge.units import human_bytes
+
+    return f"{human_bytes(bytes_s)}/s"
+
+
+def _table(*columns: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column)
+    return table
+
+
+def _print(table: Table) -> None:
+    from rich.console import Console
+
+    Console().print(table)
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2))

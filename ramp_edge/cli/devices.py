@@ -177,7 +177,8 @@ def _table(*columns: str) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column)
+        # Names must stay whole: they are what the next command takes.
+        table.add_column(column, no_wrap=column in ("Device", "Family", "Type", "Field"), overflow="fold")
     return table
 
 

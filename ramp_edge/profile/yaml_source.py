@@ -13,6 +13,7 @@ from ramp_edge.errors import ProfileError
 Location = tuple[str | int, ...]
 _MAX_BYTES = 1 << 20
 _MAX_DEPTH = 40
+_PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,8 +54,9 @@ def read_yaml(path: Path) -> LocatedYaml:
         raise ProfileError(f"{path}: cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise ProfileError(f"{path}: byte {error.start} is not UTF-8", hint="save the profile as UTF-8 text") from None
-    loader = yaml.SafeLoader(text)
+    loader: yaml.SafeLoader | None = None
     try:
+        loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
         if not isinstance(root, yaml.MappingNode):
             raise ProfileError(f"{path}:1: a profile is a mapping of keys, as in `title: My board`")
@@ -70,7 +72,8 @@ def read_yaml(path: Path) -> LocatedYaml:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ProfileError(f"{path}: not valid YAML: {error}") from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     return LocatedYaml(values=values, places=walker.places, problems=walker.problems)
 
 
@@ -88,6 +91,8 @@ class _Walker:
         if len(location) > _MAX_DEPTH:
             # An alias to its own parent would go on for ever.
             raise ProfileError(f"{place}: nested deeper than {_MAX_DEPTH} levels")
+        if isinstance(node, yaml.CollectionNode) and not node.tag.startswith(_PLAIN_TAGS):
+            raise ProfileError(f"{place}: not valid YAML for a profile: the tag {node.tag!r} is not allowed")
         if isinstance(node, yaml.MappingNode):
             return self._convert_mapping(node, location)
         if isinstance(node, yaml.SequenceNode):
@@ -99,11 +104,11 @@ class _Walker:
         for key_node, value_node in node.value:
             key = self._loader.construct_object(key_node, deep=True)
             place = Place(path=self._path, line=key_node.start_mark.line + 1)
+            dotted = ".".join(str(part) for part in (*location, key))
             if not isinstance(key, str):
-                self.problems.append(f"{place}: the key {key!r} is not text: put it in quotes")
+                self.problems.append(f"{place}: {dotted}: the key is not text: put it in quotes")
                 continue
             here = (*location, key)
-            dotted = ".".join(str(part) for part in here)
             if key in mapping:
                 first = self.places[here]
                 self.problems.append(f"{place}: {dotted}: given twice, first on line {first.line}: delete one")

@@ -119,7 +119,7 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
     return write
 
 
-def _write_model(path: Path, shape: Shape, matrix_type: gguf.GGMLQuantizationType) -> None:
+def _open_writer(path: Path, shape: Shape) -> gguf.GGUFWriter:
     writer = gguf.GGUFWriter(path, shape.arch)
     writer.add_name("random")
     writer.add_context_length(65536)
@@ -136,6 +136,11 @@ def _write_model(path: Path, shape: Shape, matrix_type: gguf.GGMLQuantizationTyp
     writer.add_tokenizer_model("no_vocab")
     if shape.window:
         writer.add_sliding_window(shape.window)
+    return writer
+
+
+def _write_model(path: Path, shape: Shape, matrix_type: gguf.GGMLQuantizationType) -> None:
+    writer = _open_writer(path, shape)
     rng = np.random.default_rng(0)
 
     def matrix(name: str, n_rows: int, n_cols: int) -> None:

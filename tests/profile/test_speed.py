@@ -1,0 +1,72 @@
+"""The speed model's arithmetic, against hand-computed figures and two published ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ramp_edge.codec.types import QuantType
+from ramp_edge.errors import ProfileError
+from ramp_edge.model.gguf_file import open_inventory
+from ramp_edge.profile.load import load_target
+from ramp_edge.profile.speed import decode_seconds, kv_read_bytes, seconds_per_byte, tensor_seconds
+
+
+def test_tensor_seconds_are_bytes_over_reached_bandwidth(random_model: Callable[..., Path]) -> None:
+    inventory, _ = open_inventory(random_model("llama-gqa-untied"))
+    target = load_target("raspberry-pi-5")
+    up = inventory.tensor("blk.0.ffn_up.weight")
+    expected_s = up.n_elements * 4.5 / 8 / (11.7e9 * 0.94)
+    assert tensor_seconds(up, QuantType.Q4_K, target, tied=False) == pytest.approx(expected_s)
+    embedding = inventory.tensor("token_embd.weight")
+    whole_s = tensor_seconds(embedding, QuantType.Q8_0, target, tied=True)
+    one_row_s = tensor_seconds(embedding, QuantType.Q8_0, target, tied=False)
+    assert whole_s == pytest.approx(one_row_s * embedding.n_rows)
+
+
+def test_decode_seconds_sum_weights_cache_and_overhead(random_model: Callable[..., Path]) -> None:
+    inventory, _ = open_inventory(random_model("gemma3-window"))
+    target = load_target("raspberry-pi-5")
+    types = {t.name: QuantType.Q8_0 for t in inventory.quantizable}
+    empty_s = decode_seconds(inventory, types, target, ctx_used=0, kv_type=QuantType.F16)
+    used_s = decode_seconds(inventory, types, target, ctx_used=4096, kv_type=QuantType.F16)
+    # One full layer reads 4096 tokens, six sliding ones 512; 1 KV head x 64, K and V, 2 bytes.
+    assert kv_read_bytes(inventory, 4096, QuantType.F16) == (4096 + 6 * 512) * 2 * 64 * 2
+    assert used_s - empty_s == pytest.approx((4096 + 6 * 512) * 256 / 11.7e9)
+    weights_s = sum((t.n_elements * 8.5 / 8 if t.quantizable else t.source_bytes) / 11.7e9 for t in inventory.tensors)
+    assert empty_s == pytest.approx(weights_s + 0.5e-3)
+
+
+def test_unlisted_type_is_refused_and_floats_stream_like_f16() -> None:
+    target = load_target("raspberry-pi-5")
+    assert seconds_per_byte(QuantType.F32, target) == seconds_per_byte(QuantType.F16, target)
+    with pytest.raises(ProfileError, match="IQ1_S"):
+        seconds_per_byte(QuantType.IQ1_S, target)
+
+
+@pytest.mark.parametrize(
+    ("device", "model_bytes", "kind", "published_tok_s"),
+    [
+        # Published figures that the profile was not fitted to on this very row; within a third.
+        ("raspberry-pi-5", 4.9e9, QuantType.Q4_K, 2.0),
+        ("apple-m4-16gb", 3.83e9, QuantType.Q4_0, 24.0),
+        ("x86-avx512-32gb", 4.6e9, QuantType.Q4_0, 11.25),
+    ],
+)
+def test_profiles_agree_with_published_speeds(
+    device: str, model_bytes: float, kind: QuantType, published_tok_s: float
+) -> None:
+    target = load_target(device)
+    tok_s = 1 / (model_bytes * seconds_per_byte(kind, target) + target.token_overhead_s)
+    assert published_tok_s / 1.33 < tok_s < published_tok_s * 1.33
+
+
+def test_more_bandwidth_is_faster(random_model: Callable[..., Path]) -> None:
+    inventory, _ = open_inventory(random_model("qwen2-wide-ff"))
+    slow = load_target("raspberry-pi-5")
+    fast = dataclasses.replace(slow, bandwidth_effective_bytes_s=2 * slow.bandwidth_effective_bytes_s)
+    slow_s, fast_s = (decode_seconds(inventory, {}, t, ctx_used=100, kv_type=QuantType.F16) for t in (slow, fast))
+    assert slow_s - slow.token_overhead_s == pytest.approx(2 * (fast_s - fast.token_overhead_s))

@@ -1,0 +1,47 @@
+"""Sizes and rates: round trips and refusals."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ramp_edge.units import human_bytes, human_seconds, parse_bytes, parse_rate
+
+
+@given(st.integers(0, 2**60))
+def test_human_bytes_reads_back_within_half_a_last_digit(size_bytes: int) -> None:
+    assert abs(parse_bytes(human_bytes(size_bytes)) - size_bytes) <= 0.0051 * size_bytes
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["B", "kB", "KB", "MB", "GB", "KiB", "MiB", "GiB"]))
+def test_rate_is_size_per_second(count: int, unit: str) -> None:
+    assert parse_rate(f"{count} {unit}/s") == parse_bytes(f"{count}{unit}")
+
+
+def test_decimal_and_binary_units_differ() -> None:
+    assert parse_bytes("8 GiB") == 8 * 2**30
+    assert parse_bytes("8 GB") == 8 * 10**9
+    assert parse_bytes("1.5 kB") == 1500
+
+
+@pytest.mark.parametrize("text", ["", "8", "GB", "-1 GB", "8 GX", "8 GB/s", "nan GB", "1e400 GB", "8 G B"])
+def test_bad_sizes_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"write|use|range"):
+        parse_bytes(text)
+
+
+@given(st.text(max_size=12))
+def test_any_text_parses_or_is_a_value_error(text: str) -> None:
+    for parse in (parse_bytes, parse_rate):
+        try:
+            assert parse(text) >= 0
+        except ValueError as error:
+            assert str(error)
+
+
+@given(st.floats(0, 1e7))
+def test_human_seconds_never_shows_sixty(seconds: float) -> None:
+    text = human_seconds(seconds)
+    assert "60 s" not in text or seconds >= 3600
+    assert "60 min" not in text

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from ramp_edge.codec.types import QuantType
 
 
@@ -219,6 +222,26 @@ class Allocation:
     """Tensor name -> type, for exactly the quantizable tensors."""
     predicted_kl: float | None = None
     """Sum of the error table's entries, nats per token; None without a table."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutputHead:
+    """The matrix that turns final hidden states into logits, unquantized: `output.weight` or the tied embedding."""
+
+    rows: npt.NDArray[np.uint8]
+    """Raw bytes, [n_vocab, row_bytes], a view of the model file."""
+    quant_type: QuantType
+    """F32, F16 or BF16."""
+    softcap: float
+    """Logits are capped as cap * tanh(logit / cap); 0 where the model has none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ErrorTable:
+    """Predicted KL (nats per token) of putting one tensor into one type, everything else at full precision."""
+
+    kl: dict[str, dict[QuantType, float]]
+    """Tensor name -> type -> KL."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

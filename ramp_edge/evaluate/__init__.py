@@ -1,0 +1,1 @@
+"""Perplexity, KL divergence and generation through llama.cpp in process."""

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -18,48 +19,57 @@ from ramp_edge.errors import RuntimeToolError
 _KEPT_LINES = 200
 _LEVEL_DEBUG = 4
 
-_lock = threading.Lock()
-_recent: deque[str] = deque(maxlen=_KEPT_LINES)
-_captures: list[list[str]] = []
-_partial = ""
-_callback: Any = None
-"""Kept alive for the life of the process: libllama holds the bare pointer."""
+
+class _Log:
+    """Lines of the whole process's libllama."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.recent: deque[str] = deque(maxlen=_KEPT_LINES)
+        self.captures: list[list[str]] = []
+        self._partial = ""
+
+    def receive(self, level: int, text: bytes, _user_data: Any) -> None:
+        if level == _LEVEL_DEBUG:
+            return
+        with self.lock:
+            # A message can come in pieces; only its last one ends the line.
+            *lines, self._partial = (self._partial + text.decode("utf-8", errors="replace")).split("\n")
+            for line in filter(None, lines):
+                self.recent.append(line)
+                for capture in self.captures:
+                    capture.append(line)
 
 
-def _on_log(level: int, text: bytes, _user_data: Any) -> None:
-    global _partial
-    if level == _LEVEL_DEBUG:
-        return
-    with _lock:
-        _partial += text.decode("utf-8", errors="replace")
-        *lines, _partial = _partial.split("\n")
-        for line in filter(None, lines):
-            _recent.append(line)
-            for capture in _captures:
-                capture.append(line)
+_log = _Log()
+
+
+@cache
+def _started() -> tuple[ModuleType, Any]:
+    import llama_cpp
+
+    # Returned, and so kept for the life of the process: libllama holds the bare pointer.
+    callback = llama_cpp.llama_log_callback(_log.receive)
+    llama_cpp.llama_log_set(callback, None)
+    llama_cpp.llama_backend_init()
+    return llama_cpp, callback
 
 
 def libllama() -> ModuleType:
     """The llama_cpp module, started once, silent. Raises RuntimeToolError where it is not installed or not loadable."""
-    global _callback
     try:
-        import llama_cpp
+        return _started()[0]
     except (ImportError, OSError, RuntimeError) as error:
         raise RuntimeToolError(
             f"llama-cpp-python cannot be loaded: {error}",
             hint="pip install --force-reinstall llama-cpp-python==0.3.36",
         ) from error
-    if _callback is None:
-        _callback = llama_cpp.llama_log_callback(_on_log)
-        llama_cpp.llama_log_set(_callback, None)
-        llama_cpp.llama_backend_init()
-    return llama_cpp  # type: ignore[no-any-return]
 
 
 def last_log_lines(count: int = 3) -> str:
     """The newest lines that name an error or a warning (else the newest at all), joined for a message."""
-    with _lock:
-        lines = list(_recent)
+    with _log.lock:
+        lines = list(_log.recent)
     telling = [line for line in lines[-40:] if any(w in line.lower() for w in ("error", "fail", "invalid", "missing"))]
     return "; ".join(line.strip() for line in (telling or lines)[-count:])
 
@@ -69,11 +79,11 @@ def captured_log() -> Iterator[list[str]]:
     """Collect every complete line that libllama logs while the block runs."""
     libllama()
     capture: list[str] = []
-    with _lock:
-        _captures.append(capture)
+    with _log.lock:
+        _log.captures.append(capture)
     try:
         yield capture
     finally:
-        with _lock:
+        with _log.lock:
             # By identity: two captures of the same lines are equal lists.
-            _captures[:] = [c for c in _captures if c is not capture]
+            _log.captures[:] = [c for c in _log.captures if c is not capture]

@@ -77,6 +77,7 @@ class LlamaSession:
         self.path = path
         self.n_ctx = n_ctx
         self.with_hidden = with_hidden
+        self.threads_fixed = threads is not None
         self._model: Any = _load_model(self._lib, path, self._lib.llama_model_default_params())
         try:
             self._vocab = self._lib.llama_model_get_vocab(self._model)
@@ -133,6 +134,10 @@ class LlamaSession:
         """True for tokens that end a text."""
         return bool(self._lib.llama_vocab_is_eog(self._vocab, token))
 
+    def set_threads(self, threads: int) -> None:
+        """Change the number of threads of the calls to come."""
+        self._lib.llama_set_n_threads(self._context, threads, threads)
+
     def clear(self) -> None:
         """Forget the sequence."""
         self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), True)
@@ -149,7 +154,8 @@ class LlamaSession:
     def last_logits(self, tokens: Tokens, start_position: int) -> Float32:
         """Append tokens; logits after the last one, float32 [n_vocab], a view until the next call."""
         self._decode(tokens, start_position, outputs=1)
-        return self._rows(self._lib.llama_get_logits(self._context), 1, self.n_vocab, "logits")[0]
+        row: Float32 = self._rows(self._lib.llama_get_logits(self._context), 1, self.n_vocab, "logits")[0]
+        return row
 
     def hidden(self, n_tokens: int) -> Float32:
         """Final hidden states of the last `logits` call, float32 [n_tokens, n_embd], a view until the next call."""
@@ -224,7 +230,8 @@ def _tokenize(lib: Any, vocab: Any, text: str | bytes, *, add_special: bool) -> 
     count = lib.llama_tokenize(vocab, data, len(data), pointer, size, add_special, False)
     if count < 0:
         raise EvaluationError(f"libllama could not tokenize {len(data)} bytes of text: {last_log_lines()}")
-    return ids[:count].copy()
+    tokens: Tokens = ids[:count].copy()
+    return tokens
 
 
 def _pointer_to(ctype: Any) -> Any:

@@ -8,6 +8,7 @@ least half a window of context.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ramp_edge.errors import CalibrationError
-from ramp_edge.evaluate.llama import Float32, LlamaSession, Tokens
+from ramp_edge.evaluate.llama import Float32, LlamaSession, Tokens, default_threads
 from ramp_edge.records import Perplexity
 
 if TYPE_CHECKING:
@@ -85,14 +86,44 @@ class ScoredPiece:
     ends_window: bool
 
 
+class ThreadChoice:
+    """Picks a thread count by timing the first windows with all cores, then with half.
+
+    ggml's threads wait for each other many times a layer: where another process holds a core, all cores can be
+    five times slower than one.
+    """
+
+    def __init__(self, n_cores: int) -> None:
+        self._candidates = [n_cores, max(1, n_cores // 2)]
+        self._seconds: list[float] = []
+
+    @property
+    def threads(self) -> int:
+        """Threads for the next window."""
+        if len(self._seconds) < len(self._candidates):
+            return self._candidates[len(self._seconds)]
+        return min(zip(self._seconds, self._candidates, strict=True))[1]
+
+    def report(self, seconds: float) -> None:
+        """Time that the window's unscored half took."""
+        if len(self._seconds) < len(self._candidates):
+            self._seconds.append(seconds)
+
+
 def scored_pieces(session: LlamaSession, plan: WindowPlan) -> Iterator[ScoredPiece]:
     """Run the plan's windows through a session, yielding the scored logits piece by piece."""
+    choice = None if session.threads_fixed else ThreadChoice(default_threads())
     for index, window in enumerate(plan.tokens):
         ids = window.copy()
         if session.add_bos:
             ids[0] = session.bos
         session.clear()
+        if choice is not None:
+            session.set_threads(choice.threads)
+        start_s = time.perf_counter()
         session.feed(ids[: plan.first_scored], 0)
+        if choice is not None:
+            choice.report(time.perf_counter() - start_s)
         base = index * plan.scored_per_window - plan.first_scored
         for start in range(plan.first_scored, plan.n_ctx - 1, session.max_outputs):
             end = min(start + session.max_outputs, plan.n_ctx - 1)

@@ -11,6 +11,7 @@ For 16 windows of 512 tokens and a vocabulary of 262,144, llama.cpp's base file 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,8 @@ Int64 = npt.NDArray[np.int64]
 
 _VOCAB_BLOCK = 16384
 """Rows of the output matrix that are held as float32 at a time."""
+PROBABILITY_FLOOR = math.exp(-16.0)
+"""llama-perplexity leaves out reference probabilities of at most e^-16, and so does the divergence here."""
 SPARSE_REST = 1e-5
 """Probability mass left to the bucket of `SparseReference`."""
 
@@ -71,10 +74,11 @@ class HiddenReference:
             reference = head_logits(self.head, hidden, first, last)
             difference = reference - logits[:, first:last]
             probability = reference.sub_(shift).exp_()
+            torch.threshold_(probability, PROBABILITY_FLOOR, 0.0)
             mass += probability.sum(dim=1, dtype=torch.float64)
             gap += difference.mul_(probability).sum(dim=1, dtype=torch.float64)
-        # Dividing by the recomputed mass (1 within 1e-4) makes p_ref sum to one whatever the rounding.
-        kl = gap / mass - (own + mass.log()) + normalizers
+        # sum p (log p_ref - log p) = sum p (logit_ref - logit) + sum p (normalizer - normalizer_ref)
+        kl = gap + mass * (normalizers - own)
         same = logits.argmax(dim=1).numpy() == self.top_tokens[where]
         return kl.numpy(), same
 

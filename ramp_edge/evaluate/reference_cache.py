@@ -46,11 +46,13 @@ def save_arrays(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, **arrays)  # type: ignore[arg-type]
         Path(temporary).replace(path)
         temporary = None
     except OSError as error:
-        raise OutputError(f"the reference run cannot be saved to {path}: {error}", hint="free space or set RAMP_EDGE_CACHE") from error
+        raise OutputError(
+            f"the reference run cannot be saved to {path}: {error}", hint="free space or set RAMP_EDGE_CACHE"
+        ) from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):

@@ -66,11 +66,21 @@ class LlamaVocabulary:
 class LlamaSession:
     """One model with one context of `n_ctx` tokens and a single sequence.
 
-    `with_hidden` also yields the final hidden state (after the last norm) of every scored position.
+    `with_hidden` also yields the final hidden state (after the last norm) of every scored position;
+    `cut_to_model` takes the model's own context where it is shorter than `n_ctx`.
     Raises EvaluationError where the file does not load or the context cannot be made.
     """
 
-    def __init__(self, path: Path, *, n_ctx: int, threads: int | None = None, with_hidden: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        n_ctx: int,
+        threads: int | None = None,
+        with_hidden: bool = False,
+        max_outputs: int | None = None,
+        cut_to_model: bool = False,
+    ) -> None:
         self._lib = libllama()
         self._context: Any = None
         self._batch: Any = None
@@ -86,9 +96,12 @@ class LlamaSession:
             self.n_ctx_train = int(self._lib.llama_model_n_ctx_train(self._model))
             self.add_bos = bool(self._lib.llama_vocab_get_add_bos(self._vocab))
             self.bos = int(self._lib.llama_vocab_bos(self._vocab))
-            self.max_outputs = max(1, min(n_ctx, OUTPUT_BUFFER_BYTES // (4 * self.n_vocab)))
+            if cut_to_model:
+                self.n_ctx = min(n_ctx, self.n_ctx_train)
+            affordable = OUTPUT_BUFFER_BYTES // (4 * self.n_vocab)
+            self.max_outputs = max(1, min(self.n_ctx, affordable, max_outputs or affordable))
             self._context = self._make_context(threads or default_threads())
-            self._batch = self._lib.llama_batch_init(n_ctx, 0, 1)
+            self._batch = self._lib.llama_batch_init(self.n_ctx, 0, 1)
         except BaseException:
             self.close()
             raise

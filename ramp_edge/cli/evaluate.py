@@ -1,0 +1,77 @@
+"""`ramp-edge eval`: perplexity of a GGUF, and its KL divergence to a reference."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ramp_edge.records import EvaluationResult
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A build folder (its model.gguf) or a GGUF file.", metavar="OUT|GGUF")],
+    text: Annotated[Path, typer.Option("--text", help="UTF-8 text to score.")],
+    reference: Annotated[
+        Path | None, typer.Option("--reference", help="Unquantized GGUF to measure the KL divergence to.")
+    ] = None,
+    n_ctx: Annotated[int, typer.Option("--ctx", min=16, help="Tokens in a window.")] = 512,
+    windows: Annotated[int | None, typer.Option("--windows", min=1, help="Most windows to score; default all.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Default: chosen by timing.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure perplexity, and KL divergence to a reference, as llama.cpp's llama-perplexity defines them."""
+    from ramp_edge.cli.run import model_file
+    from ramp_edge.evaluate.evaluator import evaluate_model, read_text, reference_logits, tokenize_text
+    from ramp_edge.model.gguf_file import GgufTensors, file_sha256
+    from ramp_edge.model.output_head import read_output_head
+    from ramp_edge.shipped import cache_dir
+
+    path = model_file(model)
+    content = read_text(text)
+    results: list[EvaluationResult] = []
+    base = None
+    if reference is not None:
+        reference_path = model_file(reference)
+        result, base = reference_logits(
+            reference_path,
+            tokenize_text(reference_path, content),
+            n_ctx=n_ctx,
+            n_windows=windows,
+            head=read_output_head(GgufTensors(reference_path)),
+            cache_dir=cache_dir() / "references",
+            model_sha256=file_sha256(reference_path),
+            label=reference_path.name,
+            threads=threads,
+        )
+        results.append(result)
+    tokens = None if base is not None else tokenize_text(path, content)
+    results.append(
+        evaluate_model(path, tokens, n_ctx=n_ctx, n_windows=windows, reference=base, label=str(path), threads=threads)
+    )
+    if as_json:
+        typer.echo(json.dumps([asdict(result) for result in results], indent=2))
+        return
+    for result in results:
+        typer.echo(_describe(result))
+
+
+def _describe(result: EvaluationResult) -> str:
+    from ramp_edge.units import human_bytes, human_seconds
+
+    p = result.perplexity
+    line = (
+        f"{result.label} ({human_bytes(result.file_bytes)}): perplexity {p.value:.4f} +- {p.std_error:.4f} "
+        f"over {p.n_tokens} tokens in {p.n_windows} windows, {human_seconds(result.seconds)}"
+    )
+    d = result.divergence
+    if d is None:
+        return line
+    return (
+        f"{line}\n  KL divergence {d.mean_kl:.6f} +- {d.std_error:.6f} nats/token, median {d.median_kl:.6f}, "
+        f"99% {d.p99_kl:.6f}, same top token {100 * d.top_token_agreement:.2f} %"
+    )

@@ -6,7 +6,7 @@ will use, and the error meets the Fisher samples (see `calibrate/fisher.py` for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -84,6 +84,3 @@ def embedding_kl(errors: RowErrors, tokens: Int64, gradients: torch.Tensor) -> d
         per_row = torch.zeros(tokens.shape[0], len(errors.rows)).scatter_add_(1, places, shift)
         result[quant_type] = 0.5 * float(per_row.square().sum(1).mean()) / time
     return result
-
-
-RowLoader = Callable[[Int64], Float32]

@@ -1,0 +1,233 @@
+"""`ramp-edge build`, readable as its steps: target, model, limits, calibration, candidates, GGUF, evaluation, record.
+
+Every step hands the next a frozen record. Expensive results are cached by content (calibration) or kept in the output's
+hidden work folder (candidates), so that a build that was stopped goes on where it was with `--resume`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from ramp_edge import __version__
+from ramp_edge.calibrate.text import TextWindows
+from ramp_edge.emit.layout import MetadataItem
+from ramp_edge.emit.write import output_error, require_space
+from ramp_edge.errors import UnsupportedModelError
+from ramp_edge.events import EventBus
+from ramp_edge.model.architecture import ARCHITECTURES, architecture_facts
+from ramp_edge.model.gguf_file import check_finite, file_sha256, open_inventory
+from ramp_edge.pipeline.budget import check_feasible, legal_choices, memory_for, resolve_limits
+from ramp_edge.pipeline.calibration import calibrate, prepare_text
+from ramp_edge.pipeline.candidates import Problem, knapsack, propose, uniform
+from ramp_edge.pipeline.emission import Emitter
+from ramp_edge.pipeline.finalists import Finalist, Finalists, continuation_of, presets_allocator
+from ramp_edge.pipeline.model_source import find_model
+from ramp_edge.pipeline.record import BuildRecord, CandidateRecord, TensorRecord, record_json, to_plain, versions
+from ramp_edge.pipeline.request import BuildRequest
+from ramp_edge.pipeline.verification import verify_file
+from ramp_edge.pipeline.workspace import Workspace
+from ramp_edge.profile.load import load_target
+from ramp_edge.profile.memory import weight_bytes
+from ramp_edge.records import Allocation, DeviceTarget, EvaluationResult
+
+MODEL_FILE = "model.gguf"
+RECORD_FILE = "build.json"
+
+
+def build(request: BuildRequest, events: EventBus) -> BuildRecord:
+    """Compile the model for the device. Raises RampEdgeError subclasses; nothing half-written stays behind."""
+    threads = request.threads or available_cores()
+    with ThreadPoolExecutor(threads) as pool:
+        # 1. Device and model
+        target = load_target(request.device)
+        path = find_model(request.model, events)
+        inventory, tensors = open_inventory(path, allow_requantize=request.allow_requantize, events=events)
+        facts = architecture_facts(inventory.architecture)
+        if facts is None:
+            raise UnsupportedModelError(
+                f"{inventory.path.name}: architecture {inventory.architecture!r} has no gradient pass in ramp-edge "
+                f"(it has: {', '.join(ARCHITECTURES)}; Mistral files are 'llama')",
+                hint="llama.cpp's own llama-imatrix and llama-quantize can still serve it with forward-only statistics",
+            )
+        check_finite(tensors, inventory, events)
+
+        # 2. Limits, checked before anything expensive
+        limits = resolve_limits(request, inventory, target)
+        legal = legal_choices(request, inventory, target, calibrated=True)
+        header_bytes = inventory.file_bytes - sum(t.source_bytes for t in inventory.tensors)
+        check_feasible(inventory, target, limits, legal, header_bytes)
+
+        # 3. Text, moments, Fisher samples, error table
+        text = prepare_text(request, inventory, threads, events)
+        calibrated = calibrate(request, inventory, facts, tensors, legal, text, pool, events)
+
+        # 4. Candidates inside the limits
+        emitter = Emitter(inventory, tensors, calibrated.moments, pool, events)
+        metadata = _own_metadata(target)
+        problem = Problem(
+            inventory=inventory,
+            target=target,
+            limits=limits,
+            legal=legal,
+            table=calibrated.table,
+            file_bytes=lambda types: emitter.layout(types, metadata).file_bytes,
+        )
+        plans = propose(problem, (knapsack, presets_allocator, uniform))
+        if request.dry_run:
+            return _record(request, problem, text, plans, events)
+
+        # 5. Quantize, measure, choose
+        fingerprint = request.fingerprint(
+            inventory.sha256, _text_hash(text), str(to_plain(target)), str(sorted(versions().items()))
+        )
+        workspace = Workspace(request.output, fingerprint, request.settings(), resume=request.resume)
+        require_space(workspace.folder, 2 * problem.file_bytes(plans[0].types))
+        finalists = Finalists(
+            request, problem, text, tensors, emitter, calibrated, workspace, metadata, threads, events
+        )
+        winner = finalists.choose(plans)
+
+        # 6. Verify, let both models speak, move into place
+        if winner.layout is not None:
+            verify_file(winner.path, winner.layout, tensors, limits.max_file_bytes, events)
+        sample = continuation_of(inventory.path, winner.path, request.seed, threads, events)
+        record = _record(request, problem, text, plans, events, winner=winner, finalists=finalists)
+        record = dataclasses.replace(record, continuation=sample, stage_seconds=dict(events.stage_seconds))
+        _publish(request.output, winner.path, record)
+        workspace.remove()
+        return record
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
+def _own_metadata(target: DeviceTarget) -> dict[str, MetadataItem]:
+    # Fixed widths: the size of a plan must not depend on who proposed it.
+    return {"ramp_edge.version": __version__, "ramp_edge.device": target.name, "ramp_edge.allocation": "?" * 32}
+
+
+def _text_hash(text: TextWindows) -> str:
+    digest = hashlib.sha256(np.ascontiguousarray(text.calibration).tobytes())
+    digest.update(np.ascontiguousarray(text.held_out).tobytes())
+    return digest.hexdigest()
+
+
+def _publish(output: Path, model: Path, record: BuildRecord) -> None:
+    """Model and record appear under their names only when both are complete."""
+    partial = output / (RECORD_FILE + ".partial")
+    try:
+        partial.write_text(record_json(record), encoding="utf-8")
+        model.replace(output / MODEL_FILE)
+        partial.replace(output / RECORD_FILE)
+    except OSError as error:
+        raise output_error(output, error) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _best_preset(
+    problem: Problem, finalists: Finalists | None, records: tuple[CandidateRecord, ...], limit_bytes: int
+) -> CandidateRecord | None:
+    """The stock preset to stand beside: the best measured one, else the best predicted one of no more bytes."""
+
+    def measured_kl(record: CandidateRecord) -> float:
+        result: EvaluationResult | None = record.evaluation
+        return result.divergence.mean_kl if result is not None and result.divergence is not None else float("inf")
+
+    stock = [r for r in records if r.codec == "stock"]
+    if stock:
+        return min(stock, key=measured_kl)
+    presets = [r for r in records if r.origin.startswith("preset:") and r.file_bytes <= limit_bytes]
+    return min(presets, key=lambda r: r.predicted_kl or 0.0) if presets else None
+
+
+def _record(
+    request: BuildRequest,
+    problem: Problem,
+    text: TextWindows,
+    plans: list[Allocation],
+    events: EventBus,
+    winner: Finalist | None = None,
+    finalists: Finalists | None = None,
+) -> BuildRecord:
+    inventory, target, limits = problem.inventory, problem.target, problem.limits
+    plan = winner.allocation if winner is not None else plans[0]
+    types = plan.types
+    file_bytes = winner.path.stat().st_size if winner is not None else problem.file_bytes(types)
+    if finalists is not None and winner is not None:
+        candidates = finalists.records(winner, plans)
+    else:
+        candidates = tuple(
+            CandidateRecord(
+                origin=p.origin,
+                codec="feedback",
+                file_bytes=problem.file_bytes(p.types),
+                predicted_kl=p.predicted_kl,
+                evaluation=None,
+                chosen=p is plan,
+            )
+            for p in plans
+        )
+    return BuildRecord(
+        settings=request.settings(),
+        dry_run=request.dry_run,
+        versions=versions(),
+        model={
+            "name": inventory.display_name,
+            "path": str(inventory.path),
+            "architecture": inventory.architecture,
+            "sha256": inventory.sha256,
+            "file_bytes": inventory.file_bytes,
+            "parameters": inventory.n_params,
+            "tied_embedding": inventory.tied_embedding,
+            "ctx": limits.ctx,
+            "kv_type": limits.kv_type.name,
+        },
+        device=to_plain(target),
+        calibration={
+            "source": text.source,
+            "windows": list(text.calibration.shape),
+            "tokens_sha256": _text_hash(text),
+            "evaluation": str(request.eval_text) if request.eval_text else f"held-out windows of: {text.source}",
+            "seed": request.seed,
+        },
+        origin=plan.origin,
+        limit=limits.origin,
+        file_name=MODEL_FILE if winner is not None else None,
+        file_bytes=file_bytes,
+        file_sha256=file_sha256(winner.path) if winner is not None else None,
+        bits_per_weight=8 * weight_bytes(inventory.tensors, types) / inventory.n_params,
+        memory=memory_for(inventory, types, target, limits),
+        predicted_decode_tok_s=1.0 / problem.seconds(types),
+        predicted_kl=plan.predicted_kl,
+        reference=finalists.reference if finalists is not None else None,
+        evaluation=winner.evaluation if winner is not None else None,
+        best_preset=_best_preset(problem, finalists, candidates, file_bytes),
+        candidates=candidates,
+        tensors=tuple(
+            TensorRecord(
+                name=t.name,
+                role=t.role.value,
+                shape=t.shape,
+                type=types.get(t.name, t.source_type).name,
+                size_bytes=types.get(t.name, t.source_type).row_bytes(t.n_cols) * t.n_rows,
+                predicted_kl=problem.table.kl[t.name].get(types[t.name]) if t.quantizable else None,
+                kept_reason=t.kept_reason,
+                illegal_types={k.name: v for k, v in problem.legal[t.name].illegal.items()} if t.quantizable else {},
+            )
+            for t in inventory.tensors
+        ),
+        continuation=None,
+        warnings=tuple(events.warnings),
+        stage_seconds=dict(events.stage_seconds),
+    )

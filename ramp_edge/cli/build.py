@@ -1,0 +1,181 @@
+"""`ramp-edge build`: options in, a verified GGUF and a short summary out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ramp_edge.errors import UsageError
+
+if TYPE_CHECKING:
+    from ramp_edge.codec.types import QuantType
+    from ramp_edge.pipeline.request import BuildRequest
+
+_EPILOG = """Examples:
+
+  ramp-edge build --device raspberry-pi-5
+
+  ramp-edge build model-f16.gguf --device jetson-orin --ctx 4096 --min-decode-tok-s 20
+
+  ramp-edge build ./SmolLM2-135M --device raspberry-pi-5 --target-size "95 MB" --calibration text.txt --effort max
+"""
+
+
+def build_command(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="A GGUF (F32, F16, BF16), a Hugging Face directory or hub id; absent: the embedded default.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option("--device", "-d", help="Profile name, family, or path of a profile.", envvar="RAMP_EDGE_DEVICE")
+    ] = "",
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for model.gguf and build.json.")] = Path("out"),
+    ctx: Annotated[int | None, typer.Option(help="Context length in tokens.", show_default="the profile's")] = None,
+    kv_type: Annotated[
+        str | None, typer.Option(help="KV cache type: F16, Q8_0, Q5_1, Q4_0 ...", show_default="the profile's")
+    ] = None,
+    target_size: Annotated[str | None, typer.Option(help='Largest file, e.g. "95 MB".', show_default=False)] = None,
+    target_bpw: Annotated[
+        float | None, typer.Option(help="Largest bits per weight.", show_default="the profile's")
+    ] = None,
+    min_decode_tok_s: Annotated[
+        float | None, typer.Option(help="Least predicted decode speed, tokens/s.", show_default=False)
+    ] = None,
+    types: Annotated[
+        str | None, typer.Option(help="Only these types, e.g. Q4_K,Q6_K,Q8_0.", show_default="all of the profile")
+    ] = None,
+    calibration: Annotated[
+        list[Path] | None,
+        typer.Option(help="Calibration text (repeatable); absent: text the model writes itself.", show_default=False),
+    ] = None,
+    eval_text: Annotated[
+        Path | None, typer.Option(help="Text for KL and perplexity.", show_default="held-out windows")
+    ] = None,
+    effort: Annotated[
+        str, typer.Option(help="fast trusts predictions; balanced measures the best few; max measures more.")
+    ] = "balanced",
+    allow_requantize: Annotated[
+        bool, typer.Option("--allow-requantize", help="Accept an already quantized source.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="all cores", min=1)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; write nothing.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a build that was stopped.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print build.json instead of the summary.")] = False,
+    timings: Annotated[bool, typer.Option("--timings", help="Print where the time went.")] = False,
+    progress: Annotated[
+        str, typer.Option(help="auto, plain or off (on stderr).", envvar="RAMP_EDGE_PROGRESS")
+    ] = "auto",
+) -> None:
+    """Compile MODEL for a device into a mixed-precision GGUF that unmodified llama.cpp runs."""
+    from ramp_edge.cli.progress import attached
+
+    if not device:
+        raise UsageError("--device is missing", hint="for example --device raspberry-pi-5; ramp-edge devices list shows all")
+    request = _request(
+        model=model,
+        device=device,
+        output=output,
+        ctx=ctx,
+        kv_type=kv_type,
+        target_size=target_size,
+        target_bpw=target_bpw,
+        min_decode_tok_s=min_decode_tok_s,
+        types=types,
+        calibration=tuple(calibration or ()),
+        eval_text=eval_text,
+        effort=effort,
+        allow_requantize=allow_requantize,
+        seed=seed,
+        threads=threads,
+        dry_run=dry_run,
+        resume=resume,
+    )
+    with attached(progress) as events:
+        import torch
+
+        from ramp_edge.build import available_cores, build
+
+        torch.set_num_threads(request.threads or available_cores())
+        record = build(request, events)
+    from ramp_edge.cli.summary import print_summary, print_timings
+    from ramp_edge.pipeline.record import record_json
+
+    if as_json:
+        typer.echo(record_json(record))
+    else:
+        print_summary(record, output)
+    if timings:
+        print_timings(record)
+
+
+def _request(
+    *,
+    kv_type: str | None,
+    target_size: str | None,
+    types: str | None,
+    effort: str,
+    min_decode_tok_s: float | None,
+    model: str | None,
+    device: str,
+    output: Path,
+    ctx: int | None,
+    target_bpw: float | None,
+    calibration: tuple[Path, ...],
+    eval_text: Path | None,
+    allow_requantize: bool,
+    seed: int,
+    threads: int | None,
+    dry_run: bool,
+    resume: bool,
+) -> BuildRequest:
+    from ramp_edge.pipeline.request import BuildRequest, Effort
+    from ramp_edge.units import parse_bytes
+
+    try:
+        size = None if target_size is None else parse_bytes(target_size)
+    except ValueError as error:
+        raise UsageError(f"--target-size: {error}", hint='for example --target-size "95 MB"') from error
+    if effort not in {e.value for e in Effort}:
+        raise UsageError(f"--effort {effort!r} is unknown", hint="use fast, balanced or max")
+    if min_decode_tok_s is not None and not min_decode_tok_s > 0:
+        raise UsageError(f"--min-decode-tok-s {min_decode_tok_s:g} is not above zero", hint="give tokens per second")
+    if not 0 <= seed < 2**31:
+        raise UsageError(f"--seed {seed} is outside 0 to 2147483647", hint="use a small whole number")
+    return BuildRequest(
+        model=model,
+        device=device,
+        output=output,
+        ctx=ctx,
+        kv_type=None if kv_type is None else _type("--kv-type", kv_type),
+        target_size_bytes=size,
+        target_bpw=target_bpw,
+        min_decode_tok_s=min_decode_tok_s,
+        types=None if types is None else frozenset(_type("--types", t) for t in types.split(",") if t.strip()),
+        calibration=calibration,
+        eval_text=eval_text,
+        effort=Effort(effort),
+        allow_requantize=allow_requantize,
+        seed=seed,
+        threads=threads,
+        dry_run=dry_run,
+        resume=resume,
+    )
+
+
+def _type(option: str, text: str) -> QuantType:
+    import difflib
+
+    from ramp_edge.codec.types import QuantType, parse_type
+
+    try:
+        return parse_type(text)
+    except KeyError:
+        near = difflib.get_close_matches(text.strip().upper(), QuantType.__members__, n=3)
+        listed = ", ".join(near or QuantType.__members__)
+        raise UsageError(f"{option} {text.strip()!r} is no GGUF type", hint=f"did you mean {listed}?") from None

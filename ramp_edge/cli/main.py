@@ -1,0 +1,90 @@
+"""Entry point: registers the verbs, and is the only place where errors become exit codes.
+
+Verbs import their machinery inside their functions, so that `--help` never loads torch or libllama.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from ramp_edge import __version__
+from ramp_edge.cli import devices, runtime
+from ramp_edge.cli.build import build_command
+from ramp_edge.cli.evaluate import evaluate
+from ramp_edge.cli.inspect import inspect_file
+from ramp_edge.cli.run import run
+from ramp_edge.errors import RampEdgeError
+
+EXIT_BUG = 70
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="ramp-edge",
+    help="Compile a language model for a device: the best mixed-precision GGUF that fits its memory, bit and speed budget.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start here:  ramp-edge build --device raspberry-pi-5",
+)
+app.command("build")(build_command)
+app.command("run")(run)
+app.command("eval")(evaluate)
+app.command("inspect")(inspect_file)
+app.add_typer(devices.app, name="devices")
+app.add_typer(runtime.app, name="runtime")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ramp-edge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="RAMP_EDGE_DEBUG", help="Show Python tracebacks of errors.")
+    ] = False,
+) -> None:
+    """Compile a language model for a device."""
+    if debug:
+        os.environ["RAMP_EDGE_DEBUG"] = "1"
+
+
+def main() -> None:
+    """Run the command line and exit with the error's own code."""
+    try:
+        app()
+    except RampEdgeError as error:
+        _report(f"error: {error.message}", error.hint)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _report("interrupted", "run the same command with --resume to go on; finished work is kept")
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        _report(
+            f"internal error: {type(error).__name__}: {error}",
+            "this is a bug in ramp-edge: run again with --debug and report the traceback",
+        )
+        sys.exit(EXIT_BUG)
+
+
+def _report(message: str, hint: str) -> None:
+    if os.environ.get("RAMP_EDGE_DEBUG"):
+        traceback.print_exc()
+    print(f"ramp-edge: {message}", file=sys.stderr)
+    if hint:
+        print(f"  -> {hint}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""What a build tells at its end: size, memory line by line, speed, quality beside reference and preset, next step."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from ramp_edge.pipeline.record import BuildRecord, CandidateRecord
+from ramp_edge.records import EvaluationResult
+from ramp_edge.units import human_bytes, human_seconds
+
+
+def print_summary(record: BuildRecord, output: Path) -> None:
+    """Print the summary to stdout."""
+    print("\n".join(summary_lines(record, output)))
+
+
+def summary_lines(record: BuildRecord, output: Path) -> list[str]:
+    """The summary as lines of plain text."""
+    device = record.device
+    lines = [
+        f"{record.model['name']} for {device['title']} ({device['name']})" + (" -- dry run" if record.dry_run else ""),
+        "",
+        f"  size        {human_bytes(record.file_bytes)}, {record.bits_per_weight:.2f} bits per weight "
+        f"(source {human_bytes(record.model['file_bytes'])}); limit: {record.limit}",
+        f"  allocation  {record.origin}: {_types(record)}",
+    ]
+    lines.extend(_memory(record))
+    measured = "measured" if device["measured"] else "from documents, not measured"
+    lines.append(
+        f"  speed       {record.predicted_decode_tok_s:.1f} tok/s decode predicted at half of context "
+        f"{record.model['ctx']} (profile figures: {measured})"
+    )
+    lines.extend(_quality(record))
+    if record.continuation is not None:
+        lines.append("")
+        lines.append(f"  {record.continuation.prompt!r} goes on")
+        lines.append(f"    reference  {_one_line(record.continuation.reference)}")
+        lines.append(f"    this file  {_one_line(record.continuation.emitted)}")
+    lines.append("")
+    if record.dry_run:
+        lines.append("  next        run the same command without --dry-run")
+    else:
+        lines.append(f"  written     {output / 'model.gguf'} and {output / 'build.json'}")
+        lines.append(f'  next        ramp-edge run {output} -p "Once upon a time"')
+    return lines
+
+
+def _types(record: BuildRecord) -> str:
+    weights: dict[str, int] = {}
+    for tensor in record.tensors:
+        if tensor.kept_reason is None:
+            size = 1
+            for n in tensor.shape:
+                size *= n
+            weights[tensor.type] = weights.get(tensor.type, 0) + size
+    total = sum(weights.values()) or 1
+    ordered = sorted(weights.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {share / total:.0%}" for name, share in ordered)
+
+
+def _memory(record: BuildRecord) -> list[str]:
+    budget = record.memory
+    lines = [
+        f"  memory      {human_bytes(budget.total_bytes)} resident of {human_bytes(budget.usable_bytes)} usable, "
+        f"{human_bytes(budget.free_bytes)} free"
+    ]
+    lines.extend(
+        f"    {line.name.replace('_', ' '):<16}{human_bytes(line.size_bytes):>9}  {line.detail}"
+        for line in budget.lines
+        if line.size_bytes
+    )
+    return lines
+
+
+def _quality(record: BuildRecord) -> list[str]:
+    if record.evaluation is None or record.reference is None:
+        return [
+            f"  quality     KL predicted {_number(record.predicted_kl)} nats per token"
+            + _preset_note(record.best_preset, predicted=True)
+        ]
+    lines = ["  quality     " + f"{'':<22}{'size':>9}  {'KL to reference':<20}{'perplexity':<18}same top token"]
+    lines.append(_row("reference", record.reference))
+    lines.append(_row("this file", record.evaluation))
+    preset = record.best_preset
+    if preset is not None and preset.evaluation is not None:
+        lines.append(_row(preset.origin.replace("preset:", "stock "), preset.evaluation))
+        ours, theirs = record.evaluation.divergence, preset.evaluation.divergence
+        if ours is not None and theirs is not None and theirs.mean_kl > 0:
+            lines.append(f"              KL is {ours.mean_kl / theirs.mean_kl:.2f}x that preset's, at no more bytes" if record.file_bytes <= preset.file_bytes else f"              KL is {ours.mean_kl / theirs.mean_kl:.2f}x that preset's ({human_bytes(record.file_bytes - preset.file_bytes)} smaller than ours)")
+    elif preset is not None:
+        lines.append("              " + _preset_note(preset, predicted=True).lstrip("; "))
+    n = record.evaluation.perplexity
+    lines.append(f"              {n.n_tokens} scored tokens in {n.n_windows} windows; {record.calibration['evaluation']}")
+    return lines
+
+
+def _row(label: str, result: EvaluationResult) -> str:
+    divergence = result.divergence
+    kl = "" if divergence is None else f"{divergence.mean_kl:.4f} +- {divergence.std_error:.4f}"
+    agree = "" if divergence is None else f"{divergence.top_token_agreement:.1%}"
+    perplexity = f"{result.perplexity.value:.3f} +- {result.perplexity.std_error:.2f}"
+    return f"    {label:<32}{human_bytes(result.file_bytes):>9}  {kl:<20}{perplexity:<18}{agree}"
+
+
+def _preset_note(preset: CandidateRecord | None, *, predicted: bool) -> str:
+    if preset is None:
+        return ""
+    name = preset.origin.removeprefix("preset:")
+    return (
+        f"; best stock preset of no more bytes: {name}, {human_bytes(preset.file_bytes)}, "
+        f"predicted {_number(preset.predicted_kl)} with our codec (not measured: --effort balanced measures it)"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4f}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def print_timings(record: BuildRecord) -> None:
+    """Where the time went, longest first, to stderr (stdout is for results)."""
+    for name, seconds in sorted(record.stage_seconds.items(), key=lambda item: -item[1]):
+        print(f"  {human_seconds(seconds):>14}  {name}", file=sys.stderr)

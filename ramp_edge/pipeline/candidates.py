@@ -1,0 +1,121 @@
+"""Step 6 of a build: allocations within the limits, proposed by several allocators, best prediction first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ramp_edge.allocate.choices import Legal
+from ramp_edge.allocate.knapsack import Item, solve
+from ramp_edge.codec.types import QuantType
+from ramp_edge.errors import InfeasibleBudgetError
+from ramp_edge.pipeline.budget import Limits, fixed_seconds, memory_for
+from ramp_edge.profile.memory import weight_bytes
+from ramp_edge.profile.speed import decode_seconds, tensor_seconds
+from ramp_edge.records import Allocation, DeviceTarget, ErrorTable, ModelInventory
+from ramp_edge.units import human_bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """What an allocator sees: the table, the legal types, the limits."""
+
+    inventory: ModelInventory
+    target: DeviceTarget
+    limits: Limits
+    legal: Mapping[str, Legal]
+    table: ErrorTable
+    file_bytes: Callable[[Mapping[str, QuantType]], int]
+    """Exact size of the file of a plan."""
+
+    def predicted_kl(self, types: Mapping[str, QuantType]) -> float:
+        """Sum of the table's entries."""
+        return sum(self.table.kl[name][quant_type] for name, quant_type in types.items())
+
+    def fits(self, types: Mapping[str, QuantType]) -> bool:
+        """True where the plan respects every limit."""
+        limits = self.limits
+        return (
+            weight_bytes(self.inventory.tensors, types) <= limits.max_weight_bytes
+            and (limits.max_file_bytes is None or self.file_bytes(types) <= limits.max_file_bytes)
+            and memory_for(self.inventory, types, self.target, limits).free_bytes >= 0
+            and self.seconds(types) <= limits.max_decode_seconds
+        )
+
+    def seconds(self, types: Mapping[str, QuantType]) -> float:
+        """Predicted seconds per decoded token at half the context."""
+        return decode_seconds(
+            self.inventory, types, self.target, ctx_used=self.limits.ctx // 2, kv_type=self.limits.kv_type
+        )
+
+
+Allocator = Callable[[Problem], Sequence[Allocation]]
+"""Proposes plans; anything that does not fit is dropped. The policy will be one more of these."""
+
+
+def knapsack(problem: Problem) -> Sequence[Allocation]:
+    """The Lagrangian knapsack on the Fisher table, tightened until resident memory fits as well."""
+    inventory, limits = problem.inventory, problem.limits
+    names = list(problem.legal)
+    items = [
+        Item(
+            kl=tuple(problem.table.kl[name][t] for t in entry.types),
+            size_bytes=tuple(entry.size_bytes(t) for t in entry.types),
+            seconds=tuple(
+                tensor_seconds(entry.tensor, t, problem.target, tied=inventory.tied_embedding) for t in entry.types
+            ),
+        )
+        for name, entry in problem.legal.items()
+    ]
+    kept = sum(t.source_bytes for t in inventory.tensors if not t.quantizable)
+    room = limits.max_weight_bytes - kept
+    seconds = limits.max_decode_seconds - fixed_seconds(inventory, problem.target, limits)
+    for _ in range(12):
+        plan = solve(items, room, seconds)
+        if plan is None:
+            return ()
+        types = {name: problem.legal[name].types[c] for name, c in zip(names, plan.choice, strict=True)}
+        over = -memory_for(inventory, types, problem.target, limits).free_bytes
+        if limits.max_file_bytes is not None:
+            over = max(over, problem.file_bytes(types) - limits.max_file_bytes)
+        if over <= 0:
+            return (Allocation(origin="knapsack", types=types, predicted_kl=plan.kl),)
+        room = min(room, plan.size_bytes) - over
+    return ()
+
+
+def uniform(problem: Problem) -> Sequence[Allocation]:
+    """One type for every tensor where it is legal, the next larger legal one elsewhere."""
+    wanted = sorted({t for entry in problem.legal.values() for t in entry.types}, key=lambda t: t.bits_per_weight)
+    plans = []
+    for quant_type in wanted:
+        types = {}
+        for name, entry in problem.legal.items():
+            larger = [t for t in entry.types if t.bits_per_weight >= quant_type.bits_per_weight]
+            types[name] = quant_type if quant_type in entry.types else (larger or [entry.types[-1]])[0]
+        plans.append(
+            Allocation(origin=f"uniform:{quant_type.name}", types=types, predicted_kl=problem.predicted_kl(types))
+        )
+    return plans
+
+
+def propose(problem: Problem, allocators: Sequence[Allocator]) -> list[Allocation]:
+    """All plans that fit, best prediction first, each set of types once. Raises where none fits."""
+    seen: set[tuple[tuple[str, QuantType], ...]] = set()
+    plans = []
+    for allocator in allocators:
+        for plan in allocator(problem):
+            key = tuple(sorted(plan.types.items()))
+            if key not in seen and problem.fits(plan.types):
+                seen.add(key)
+                plans.append(plan)
+    if not plans:
+        smallest = {name: entry.types[0] for name, entry in problem.legal.items()}
+        over = -memory_for(problem.inventory, smallest, problem.target, problem.limits).free_bytes
+        raise InfeasibleBudgetError(
+            f"no allocation meets the byte, memory and speed limits together "
+            f"(smallest plan: {human_bytes(weight_bytes(problem.inventory.tensors, smallest))} of weights, "
+            f"{1 / problem.seconds(smallest):.1f} tok/s, {human_bytes(max(0, over))} over the memory)",
+            hint="loosen --min-decode-tok-s or the size, or allow more --types",
+        )
+    return sorted(plans, key=lambda p: (p.predicted_kl if p.predicted_kl is not None else float("inf"), p.origin))

@@ -1,0 +1,66 @@
+"""Step 7 of a build: a plan becomes a file, tensor by tensor, rows in parallel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ramp_edge.codec.types import QuantType
+from ramp_edge.emit.layout import Layout, MetadataItem, TensorSlot, plan_layout
+from ramp_edge.emit.write import write_gguf
+from ramp_edge.events import EventBus
+from ramp_edge.model.gguf_file import GgufTensors
+from ramp_edge.quantize.feedback import quantize_rows
+from ramp_edge.quantize.table import FactorCache, Moments
+from ramp_edge.records import ModelInventory
+
+STRIP_ROWS = 2048
+"""Rows per task. Fixed, so that the bytes do not depend on the number of threads."""
+
+
+class Emitter:
+    """Writes plans of one model."""
+
+    def __init__(
+        self,
+        inventory: ModelInventory,
+        tensors: GgufTensors,
+        moments: Moments,
+        pool: ThreadPoolExecutor,
+        events: EventBus,
+    ) -> None:
+        self._inventory, self._tensors, self._pool, self._events = inventory, tensors, pool, events
+        self._moments = moments
+        self._pairs = {key: tensors.metadata_bytes(key) for key in tensors.header.metadata}
+
+    def layout(self, types: Mapping[str, QuantType], own_metadata: Mapping[str, MetadataItem]) -> Layout:
+        """Exact layout of a plan's file."""
+        return plan_layout(self._inventory, types, self._pairs, own_metadata, self._tensors.header.alignment)
+
+    def write(self, path: Path, types: Mapping[str, QuantType], own_metadata: Mapping[str, MetadataItem]) -> Layout:
+        """Quantize with error feedback and write; the file appears whole or not at all."""
+        layout = self.layout(types, own_metadata)
+        factors = FactorCache(self._moments)
+
+        def payload(slot: TensorSlot) -> npt.NDArray[np.uint8]:
+            if slot.name not in types:
+                return self._tensors.raw(slot.name)
+            tensor = self._inventory.tensor(slot.name)
+            if slot.quant_type is tensor.source_type:
+                return self._tensors.raw(slot.name)
+            factor = factors.get(tensor)
+            # A strip for each thread at least, but never so small that the codec's calls dominate.
+            strip = min(STRIP_ROWS, max(64, -(-tensor.n_rows // 4)))
+
+            def one(start: int) -> npt.NDArray[np.uint8]:
+                rows = self._tensors.load_tensor(slot.name, start, start + strip)
+                return quantize_rows(slot.quant_type, rows, factor)[0]
+
+            return np.concatenate(list(self._pool.map(one, range(0, tensor.n_rows, strip))))
+
+        write_gguf(path, layout, payload, self._events)
+        return layout

@@ -1,0 +1,96 @@
+"""What the user asked for, complete: a build is a function of this record, the model and the profile."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from ramp_edge.codec.types import QuantType
+
+
+class Effort(str, Enum):
+    """How much a build measures before it chooses."""
+
+    FAST = "fast"
+    """Trusts the predicted KL: one candidate."""
+    BALANCED = "balanced"
+    """Measures the few best candidates and the best stock preset."""
+    MAX = "max"
+    """Twice the calibration text, more candidates, more evaluation text."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EffortSettings:
+    """Sizes behind an effort level."""
+
+    calibration_windows: int
+    fisher_sequences: int
+    evaluation_windows: int
+    measured_candidates: int
+    """Allocations quantized and measured, besides stock presets."""
+    stock_presets: int
+    """Stock presets quantized by llama.cpp itself and measured."""
+
+
+EFFORTS = {
+    Effort.FAST: EffortSettings(
+        calibration_windows=40, fisher_sequences=16, evaluation_windows=4, measured_candidates=1, stock_presets=0
+    ),
+    Effort.BALANCED: EffortSettings(
+        calibration_windows=40, fisher_sequences=32, evaluation_windows=8, measured_candidates=2, stock_presets=1
+    ),
+    Effort.MAX: EffortSettings(
+        calibration_windows=80, fisher_sequences=64, evaluation_windows=16, measured_candidates=4, stock_presets=3
+    ),
+}
+WINDOW_TOKENS = 512
+FISHER_TOKENS = 256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildRequest:
+    """Options of `ramp-edge build`."""
+
+    model: str | None
+    device: str
+    output: Path
+    ctx: int | None = None
+    kv_type: QuantType | None = None
+    target_size_bytes: int | None = None
+    target_bpw: float | None = None
+    min_decode_tok_s: float | None = None
+    types: frozenset[QuantType] | None = None
+    calibration: tuple[Path, ...] = ()
+    eval_text: Path | None = None
+    effort: Effort = Effort.BALANCED
+    allow_requantize: bool = False
+    seed: int = 0
+    threads: int | None = None
+    dry_run: bool = False
+    resume: bool = False
+
+    def settings(self) -> dict[str, object]:
+        """Everything that can change the result, JSON-ready, in a fixed order."""
+        return {
+            "model": self.model,
+            "device": self.device,
+            "ctx": self.ctx,
+            "kv_type": self.kv_type.name if self.kv_type else None,
+            "target_size_bytes": self.target_size_bytes,
+            "target_bpw": self.target_bpw,
+            "min_decode_tok_s": self.min_decode_tok_s,
+            "types": sorted(t.name for t in self.types) if self.types else None,
+            "calibration": [str(p) for p in self.calibration],
+            "eval_text": str(self.eval_text) if self.eval_text else None,
+            "effort": self.effort.value,
+            "allow_requantize": self.allow_requantize,
+            "seed": self.seed,
+        }
+
+    def fingerprint(self, *content_hashes: str) -> str:
+        """Identifies the work: the settings and the hashes of what they point to."""
+        text = json.dumps([self.settings(), *content_hashes], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()

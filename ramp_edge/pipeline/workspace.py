@@ -1,0 +1,73 @@
+"""Unfinished work of a build, kept in a hidden folder of the output, and the rule that resuming never mixes settings."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ramp_edge.emit.write import output_error
+from ramp_edge.errors import ResumeError, UsageError
+
+FOLDER = ".ramp-edge-build"
+
+
+class Workspace:
+    """`OUT/.ramp-edge-build`: finished candidates and their measurements."""
+
+    def __init__(self, output: Path, fingerprint: str, settings: dict[str, object], *, resume: bool) -> None:
+        if output.exists() and not output.is_dir():
+            raise UsageError(f"{output} is a file", hint="give a folder with -o")
+        self.folder = output / FOLDER
+        note = self.folder / "request.json"
+        if resume:
+            self._check(note, fingerprint, settings)
+        elif self.folder.exists():
+            shutil.rmtree(self.folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._write(note, {"fingerprint": fingerprint, "settings": settings})
+        except OSError as error:
+            raise output_error(self.folder, error) from error
+
+    def _check(self, note: Path, fingerprint: str, settings: dict[str, object]) -> None:
+        if not note.exists():
+            raise ResumeError(
+                f"{note.parent.parent} holds no unfinished build to resume",
+                hint="run without --resume (finished calibration is found again anyway)",
+            )
+        try:
+            saved = json.loads(note.read_text())
+        except (OSError, ValueError) as error:
+            raise ResumeError(f"{note} cannot be read: {error}", hint="run without --resume to start afresh") from error
+        if saved.get("fingerprint") != fingerprint:
+            old = saved.get("settings", {})
+            changed = [f"{k}: {old.get(k)!r} -> {v!r}" for k, v in settings.items() if old.get(k) != v]
+            raise ResumeError(
+                f"{note.parent.parent} holds an unfinished build with other settings "
+                f"({'; '.join(changed) or 'the model, text, profile or version changed'})",
+                hint="repeat the old command to resume it, or run without --resume to start afresh",
+            )
+
+    def _write(self, path: Path, data: object) -> None:
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(data, indent=1))
+        partial.replace(path)
+
+    def load(self, name: str) -> Any | None:
+        """A finished step's result, or None."""
+        path = self.folder / f"{name}.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def save(self, name: str, data: object) -> None:
+        """Keep a finished step's result."""
+        self._write(self.folder / f"{name}.json", data)
+
+    def path(self, name: str) -> Path:
+        """Place of a file of this build."""
+        return self.folder / name
+
+    def remove(self) -> None:
+        """The build is done."""
+        shutil.rmtree(self.folder, ignore_errors=True)

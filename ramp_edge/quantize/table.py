@@ -1,0 +1,108 @@
+"""Builds the error table while the Fisher pass runs: samples in, predicted KL per (tensor, type) out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ramp_edge.codec.types import QuantType
+from ramp_edge.quantize.hessian import FeedbackFactor, feedback_factor
+from ramp_edge.quantize.sensitivity import RowErrors, embedding_kl, head_kl, linear_kl, row_errors
+from ramp_edge.records import ErrorTable, ModelInventory, Role, TensorInfo
+
+Int64 = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]
+MIN_ROWS = 64
+ROW_SHARE = 8
+"""One row in this many is looked at, but at least MIN_ROWS."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Moments:
+    """Second moments by input site: `site` names a tensor's site (None: unknown), `load` gives its matrix."""
+
+    site: Callable[[TensorInfo], str | None]
+    load: Callable[[str], Float32]
+
+
+def sampled_rows(tensor: TensorInfo) -> Int64:
+    """Evenly strided rows, so that every head and every part of the feed-forward is represented."""
+    count = min(tensor.n_rows, max(MIN_ROWS, tensor.n_rows // ROW_SHARE))
+    return np.linspace(0, tensor.n_rows - 1, count).round().astype(np.int64)
+
+
+class FactorCache:
+    """Feedback factors of the sites in use; tensors of one site come in a row, so a few are enough."""
+
+    def __init__(self, moments: Moments, keep: int = 2) -> None:
+        self._moments, self._keep = moments, keep
+        self._held: dict[str, FeedbackFactor] = {}
+
+    def get(self, tensor: TensorInfo) -> FeedbackFactor | None:
+        """The factor of the tensor's input, or None where calibration does not know it."""
+        site = self._moments.site(tensor)
+        if site is None:
+            return None
+        if site not in self._held:
+            while len(self._held) >= self._keep:
+                self._held.pop(next(iter(self._held)))
+            self._held[site] = feedback_factor(self._moments.load(site))
+        return self._held[site]
+
+
+class ErrorTableBuilder:
+    """Consumes samples tensor by tensor. Entries of a tied embedding add its output and input parts."""
+
+    def __init__(
+        self,
+        inventory: ModelInventory,
+        load_rows: Callable[[str, Int64], Float32],
+        types: Mapping[str, Sequence[QuantType]],
+        moments: Moments,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        self._inventory, self._load_rows, self._types, self._pool = inventory, load_rows, types, pool
+        self._factors = FactorCache(moments)
+        self._kl: dict[str, dict[QuantType, float]] = {}
+
+    def _errors(self, tensor: TensorInfo, rows: Int64) -> RowErrors:
+        weights = self._load_rows(tensor.name, rows)
+        return row_errors(weights, rows, self._types[tensor.name], self._factors.get(tensor), self._pool)
+
+    def _add(self, name: str, part: Mapping[QuantType, float]) -> None:
+        held = self._kl.setdefault(name, {})
+        for quant_type, value in part.items():
+            held[quant_type] = held.get(quant_type, 0.0) + value
+
+    def linear(self, name: str, rows: Int64, gradients: torch.Tensor, row_gradient_sq: torch.Tensor, tokens: int) -> None:
+        """A linear layer's samples: gradients [n_seq, n_rows_chosen, n_cols]."""
+        tensor = self._inventory.tensor(name)
+        errors = self._errors(tensor, rows)
+        # All rows' energy would need the whole tensor; its norm is close enough for scaling and cheap.
+        energy = self._row_energy(tensor)
+        self._add(name, linear_kl(errors, gradients, row_gradient_sq, energy, tokens))
+
+    def _row_energy(self, tensor: TensorInfo) -> Float32:
+        values = self._load_rows(tensor.name, np.arange(tensor.n_rows, dtype=np.int64))
+        energy: Float32 = np.einsum("rc,rc->r", values, values)
+        return energy
+
+    def head(self, name: str, rows: Int64, hidden: torch.Tensor, variance: torch.Tensor, coverage: float) -> None:
+        """The output matrix's samples."""
+        self._add(name, head_kl(self._errors(self._inventory.tensor(name), rows), hidden, variance, coverage))
+
+    def embedding(self, name: str, tokens: Int64, gradients: torch.Tensor) -> None:
+        """The input embedding's samples."""
+        rows = np.unique(tokens)
+        self._add(name, embedding_kl(self._errors(self._inventory.tensor(name), rows), tokens, gradients))
+
+    def finish(self) -> ErrorTable:
+        """The table; every quantizable tensor must have been seen."""
+        missing = [t.name for t in self._inventory.quantizable if t.name not in self._kl and t.role is not Role.OTHER]
+        assert not missing, f"no samples for {missing[:3]}"
+        return ErrorTable(kl={name: dict(values) for name, values in self._kl.items()})

@@ -1,0 +1,104 @@
+"""llama.cpp's command-line tools, run and timed: the yardstick that ramp-edge is measured against."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class ToolError(RuntimeError):
+    """A tool is missing or failed; the message ends with its last lines."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToolScore:
+    """What `llama-perplexity` printed."""
+
+    ppl: float
+    ppl_std_error: float
+    mean_kl: float | None = None
+    kl_std_error: float | None = None
+    median_kl: float | None = None
+    same_top: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LlamaTools:
+    """A folder with llama-imatrix, llama-quantize and llama-perplexity."""
+
+    folder: Path
+    threads: int
+
+    def run(self, name: str, *arguments: str | Path, log: Path) -> float:
+        """Run one tool with its output in `log`; returns wall seconds."""
+        program = self.folder / name
+        if not program.is_file():
+            raise ToolError(f"{program} does not exist")
+        environment = dict(os.environ)
+        paths = [str(self.folder), environment.get("LD_LIBRARY_PATH", "")]
+        environment["LD_LIBRARY_PATH"] = os.pathsep.join(p for p in paths if p)
+        start_s = time.perf_counter()
+        with log.open("wb") as output:
+            done = subprocess.run(
+                [program, *arguments], stdout=output, stderr=subprocess.STDOUT, env=environment, check=False
+            )
+        if done.returncode:
+            tail = log.read_text(errors="replace").splitlines()[-5:]
+            raise ToolError(f"{name} failed with {done.returncode}: " + " | ".join(tail))
+        return time.perf_counter() - start_s
+
+    def imatrix(self, model: Path, text: Path, output: Path, *, n_ctx: int) -> float:
+        """Importance matrix of a text; seconds."""
+        size = str(n_ctx)
+        return self.run(
+            "llama-imatrix", "-m", model, "-f", text, "-o", output, "-c", size, "-b", size,
+            "-t", str(self.threads), "--no-ppl", log=output.with_suffix(".log"),
+        )  # fmt: skip
+
+    def quantize(self, model: Path, output: Path, preset: str, *, imatrix: Path, embedding_type: str | None) -> float:
+        """A preset's file; seconds."""
+        extra = [] if embedding_type is None else ["--token-embedding-type", embedding_type.lower()]
+        return self.run(
+            "llama-quantize", "--imatrix", imatrix, *extra, model, output, preset, str(self.threads),
+            log=output.with_suffix(".quantize.log"),
+        )  # fmt: skip
+
+    def perplexity(self, model: Path, text: Path, *, n_ctx: int, windows: int, base: Path, log: Path) -> ToolScore:
+        """Score the reference and write its base file."""
+        self.run(
+            "llama-perplexity", "-m", model, "-f", text, "-c", str(n_ctx), "-b", str(n_ctx), "--chunks", str(windows),
+            "-t", str(self.threads), "--kl-divergence-base", base, log=log,
+        )  # fmt: skip
+        found = re.search(r"Final estimate: PPL = ([\d.]+) \+/- ([\d.]+)", log.read_text(errors="replace"))
+        if found is None:
+            raise ToolError(f"{log} holds no final estimate")
+        return ToolScore(ppl=float(found[1]), ppl_std_error=float(found[2]))
+
+    def divergence(self, model: Path, *, n_ctx: int, base: Path, log: Path) -> ToolScore:
+        """Score a model against a base file."""
+        self.run(
+            "llama-perplexity", "-m", model, "-c", str(n_ctx), "-b", str(n_ctx), "-t", str(self.threads),
+            "--kl-divergence-base", base, "--kl-divergence", log=log,
+        )  # fmt: skip
+        text = log.read_text(errors="replace")
+
+        def pair(pattern: str) -> tuple[float, float]:
+            found = re.search(pattern + r"\s*:\s*([\d.-]+)(?: ±\s*([\d.]+))?", text)
+            if found is None:
+                raise ToolError(f"{log} holds no {pattern!r}")
+            return float(found[1]), float(found[2] or 0.0)
+
+        ppl, ppl_std_error = pair(r"Mean PPL\(Q\)")
+        mean_kl, kl_std_error = pair("Mean    KLD")
+        return ToolScore(
+            ppl=ppl,
+            ppl_std_error=ppl_std_error,
+            mean_kl=mean_kl,
+            kl_std_error=kl_std_error,
+            median_kl=pair("Median  KLD")[0],
+            same_top=pair("Same top p")[0] / 100,
+        )

@@ -148,7 +148,7 @@ def _fit_bytes(table: _Table, max_bytes: float, per_second: float) -> tuple[Choi
 
 def _feasible_start(table: _Table, max_bytes: float, max_seconds: float) -> Choice | None:
     """Trade bytes for seconds from the smallest plan until both fit; greedy by seconds saved per byte."""
-    choice = table.size.argmin(1)
+    choice: Choice = table.size.argmin(1)
     rows = np.arange(len(choice))
     while table.total(table.seconds, choice) > max_seconds:
         saved = table.seconds[rows, choice][:, None] - table.seconds
@@ -156,7 +156,7 @@ def _feasible_start(table: _Table, max_bytes: float, max_seconds: float) -> Choi
         room = max_bytes - table.total(table.size, choice)
         with np.errstate(divide="ignore", invalid="ignore"):
             gain = np.where(table.valid & (saved > 0) & (extra <= room), saved / np.maximum(extra, 1e-9), -1.0)
-        row, column = np.unravel_index(int(gain.argmax()), gain.shape)
+        row, column = divmod(int(gain.argmax()), gain.shape[1])
         if gain[row, column] <= 0:
             return None
         choice[row] = column
@@ -165,7 +165,7 @@ def _feasible_start(table: _Table, max_bytes: float, max_seconds: float) -> Choi
 
 def _exchange(table: _Table, start: Choice, max_bytes: float, max_seconds: float) -> Choice:
     """Spend what is left: the single or paired change that lowers KL most, until none does."""
-    choice = start.copy()
+    choice: Choice = start.copy()
     rows = np.arange(len(choice))
     for _ in range(20 * len(choice)):
         room = max_bytes - table.total(table.size, choice)
@@ -174,7 +174,7 @@ def _exchange(table: _Table, start: Choice, max_bytes: float, max_seconds: float
         grow = table.size - table.size[rows, choice][:, None]
         slow = np.where(table.valid, table.seconds - table.seconds[rows, choice][:, None], np.inf)
         single = np.where((grow <= room) & (slow <= slack), gain, -np.inf)
-        row, column = np.unravel_index(int(single.argmax()), single.shape)
+        row, column = divmod(int(single.argmax()), single.shape[1])
         if single[row, column] > 1e-15:
             choice[row] = column
             continue

@@ -136,7 +136,7 @@ class _LayerCollector:
     def tap(self, name: str, x: Tensor, y: Tensor) -> None:
         if name in self._rows:
             self._inputs[name] = x.detach()
-            y.register_hook(lambda grad: self._grads.__setitem__(name, grad))
+            y.register_hook(lambda grad: self._grads.__setitem__(name, grad))  # type: ignore[no-untyped-call]
 
     def collect(self, start: int) -> None:
         """Turn the batch that begins at sequence `start` into G_s of the chosen rows."""
@@ -183,11 +183,11 @@ def fisher_pass(
                 (back,) = torch.autograd.grad(out, leaf, gradient[start : start + batch])
                 gradient[start : start + batch] = back
                 collector.collect(start)
-            for name in rows:
+            for name, chosen in rows.items():
                 consume(
                     FisherSamples(
                         name=name,
-                        rows=rows[name],
+                        rows=chosen,
                         gradients=collector.gradients[name],
                         row_gradient_sq=collector.squares[name],
                         tokens_per_sequence=time,

@@ -25,12 +25,13 @@ def _parallel(kv_bytes_per_token: int, size: int, count: int) -> int:
 
 
 def sample_rows(logits: npt.NDArray[np.float32], rng: np.random.Generator) -> Tokens:
-    """One token per row of [n, vocab] by the Gumbel-free inverse of the softmax's cumulative sum."""
+    """One token per row of [n, vocab] by inverting the softmax's cumulative sum."""
     p = np.exp(logits - logits.max(1, keepdims=True))
     cumulative = np.cumsum(p, axis=1, dtype=np.float64)
     draws = rng.random(len(p)) * cumulative[:, -1]
     picks = [int(np.searchsorted(row, draw, side="right")) for row, draw in zip(cumulative, draws, strict=True)]
-    return np.minimum(np.array(picks, dtype=np.int32), logits.shape[1] - 1)
+    tokens: Tokens = np.minimum(np.array(picks, dtype=np.int32), np.int32(logits.shape[1] - 1))
+    return tokens
 
 
 def generate_windows(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -78,7 +77,7 @@ class CalibrationStore:
         partial = self.folder / f"{name}.partial"
         with partial.open("wb") as stream:
             np.save(stream, values)
-        os.replace(partial, self.path(name))
+        partial.replace(self.path(name))
 
     def load(self, name: str) -> npt.NDArray[np.generic]:
         """The stored array."""

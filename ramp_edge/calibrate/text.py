@@ -61,6 +61,6 @@ def with_bos(windows: Tokens, bos: int | None) -> Tokens:
     """Each window begins with the beginning-of-sequence token where the model wants one, as in llama-perplexity."""
     if bos is None:
         return windows
-    out = windows.copy()
+    out: Tokens = windows.copy()
     out[:, 0] = bos
     return out

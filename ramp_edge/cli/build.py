@@ -32,7 +32,8 @@ def build_command(
         ),
     ] = None,
     device: Annotated[
-        str, typer.Option("--device", "-d", help="Profile name, family, or path of a profile.", envvar="RAMP_EDGE_DEVICE")
+        str,
+        typer.Option("--device", "-d", help="Profile name, family, or path of a profile.", envvar="RAMP_EDGE_DEVICE"),
     ] = "",
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for model.gguf and build.json.")] = Path("out"),
     ctx: Annotated[int | None, typer.Option(help="Context length in tokens.", show_default="the profile's")] = None,
@@ -76,7 +77,9 @@ def build_command(
     from ramp_edge.cli.progress import attached
 
     if not device:
-        raise UsageError("--device is missing", hint="for example --device raspberry-pi-5; ramp-edge devices list shows all")
+        raise UsageError(
+            "--device is missing", hint="for example --device raspberry-pi-5; ramp-edge devices list shows all"
+        )
     request = _request(
         model=model,
         device=device,

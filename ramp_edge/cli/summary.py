@@ -87,11 +87,17 @@ def _quality(record: BuildRecord) -> list[str]:
         lines.append(_row(preset.origin.replace("preset:", "stock "), preset.evaluation))
         ours, theirs = record.evaluation.divergence, preset.evaluation.divergence
         if ours is not None and theirs is not None and theirs.mean_kl > 0:
-            lines.append(f"              KL is {ours.mean_kl / theirs.mean_kl:.2f}x that preset's, at no more bytes" if record.file_bytes <= preset.file_bytes else f"              KL is {ours.mean_kl / theirs.mean_kl:.2f}x that preset's ({human_bytes(record.file_bytes - preset.file_bytes)} smaller than ours)")
+            lines.append(
+                f"              KL is {ours.mean_kl / theirs.mean_kl:.2f}x that preset's, at no more bytes"
+                if record.file_bytes <= preset.file_bytes
+                else f"              KL is {ours.mean_kl / theirs.mean_kl:.2f}x that preset's ({human_bytes(record.file_bytes - preset.file_bytes)} smaller than ours)"
+            )
     elif preset is not None:
         lines.append("              " + _preset_note(preset, predicted=True).lstrip("; "))
     n = record.evaluation.perplexity
-    lines.append(f"              {n.n_tokens} scored tokens in {n.n_windows} windows; {record.calibration['evaluation']}")
+    lines.append(
+        f"              {n.n_tokens} scored tokens in {n.n_windows} windows; {record.calibration['evaluation']}"
+    )
     return lines
 
 

@@ -72,7 +72,7 @@ def _library() -> ctypes.CDLL:
 
 
 @cache
-def _decoder(quant_type: QuantType) -> ctypes._CFunctionType:  # type: ignore[name-defined]
+def _decoder(quant_type: QuantType) -> ctypes._CFunctionType:
     library = _library()
     # IQ types build their grids on first use; that is not thread-safe unless asked for beforehand.
     library.ggml_quantize_init(int(quant_type))

@@ -40,12 +40,12 @@ class QuantType(IntEnum):
     @property
     def block_size(self) -> int:
         """Columns in one block; a row's length must be a multiple of it."""
-        return GGML_QUANT_SIZES[GGMLQuantizationType(self.value)][0]
+        return int(GGML_QUANT_SIZES[GGMLQuantizationType(self.value)][0])
 
     @property
     def block_bytes(self) -> int:
         """Bytes of one block."""
-        return GGML_QUANT_SIZES[GGMLQuantizationType(self.value)][1]
+        return int(GGML_QUANT_SIZES[GGMLQuantizationType(self.value)][1])
 
     @property
     def bits_per_weight(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class MetadataReader:
             return default
         if isinstance(value, list) and value and all(isinstance(v, (int, float)) for v in value):
             return float(max(value))
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
             raise ModelFileError(f"{self._path}: the metadata key {full!r} is {value!r}, not a number")
         return float(value)
 

@@ -15,6 +15,10 @@ from ramp_edge.profile.speed import decode_seconds, kv_read_bytes, seconds_per_b
 from ramp_edge.records import DeviceTarget, MemoryBudget, ModelInventory
 from ramp_edge.units import human_bytes
 
+SPEED_GUARD = 0.85
+"""Share of Q8_0's bytes per second that a plan must reach when the user sets no speed: codebook types save bytes at
+a third of the speed on many CPUs, and a small file that crawls is not what anybody asked for."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
@@ -28,6 +32,8 @@ class Limits:
     """Tensor data, from the bit limits."""
     max_decode_seconds: float
     """Per token at half the context; infinite without `--min-decode-tok-s`."""
+    speed_guard: bool
+    """True without `--min-decode-tok-s`: plans slower than SPEED_GUARD are taken only where nothing else fits."""
     origin: str
     """Which limit set max_weight_bytes, for the summary."""
 
@@ -59,6 +65,7 @@ def resolve_limits(request: BuildRequest, inventory: ModelInventory, target: Dev
         max_file_bytes=request.target_size_bytes,
         max_weight_bytes=int(bpw * inventory.n_params / 8),
         max_decode_seconds=seconds,
+        speed_guard=request.min_decode_tok_s is None,
         origin=origin,
     )
 

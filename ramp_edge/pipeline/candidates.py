@@ -9,7 +9,7 @@ from ramp_edge.allocate.choices import Legal
 from ramp_edge.allocate.knapsack import Item, solve
 from ramp_edge.codec.types import QuantType
 from ramp_edge.errors import InfeasibleBudgetError
-from ramp_edge.pipeline.budget import Limits, fixed_seconds, memory_for
+from ramp_edge.pipeline.budget import SPEED_GUARD, Limits, fixed_seconds, memory_for
 from ramp_edge.profile.memory import weight_bytes
 from ramp_edge.profile.speed import decode_seconds, tensor_seconds
 from ramp_edge.records import Allocation, DeviceTarget, ErrorTable, ModelInventory
@@ -69,19 +69,36 @@ def knapsack(problem: Problem) -> Sequence[Allocation]:
     ]
     kept = sum(t.source_bytes for t in inventory.tensors if not t.quantizable)
     room = limits.max_weight_bytes - kept
-    seconds = limits.max_decode_seconds - fixed_seconds(inventory, problem.target, limits)
+    fixed = fixed_seconds(inventory, problem.target, limits)
+    if limits.speed_guard:
+        guard = room / (problem.target.bandwidth_effective_bytes_s * SPEED_GUARD)
+        types = _fill(problem, names, items, room, guard)
+    else:
+        types = None
+    if types is None:
+        types = _fill(problem, names, items, room, limits.max_decode_seconds - fixed)
+    if types is None:
+        return ()
+    return (Allocation(origin="knapsack", types=types, predicted_kl=problem.predicted_kl(types)),)
+
+
+def _fill(
+    problem: Problem, names: Sequence[str], items: Sequence[Item], room: int, seconds: float
+) -> dict[str, QuantType] | None:
+    """Solve, then tighten the bytes until file size and resident memory hold as well."""
+    limits = problem.limits
     for _ in range(12):
         plan = solve(items, room, seconds)
         if plan is None:
-            return ()
+            return None
         types = {name: problem.legal[name].types[c] for name, c in zip(names, plan.choice, strict=True)}
-        over = -memory_for(inventory, types, problem.target, limits).free_bytes
+        over = -memory_for(problem.inventory, types, problem.target, limits).free_bytes
         if limits.max_file_bytes is not None:
             over = max(over, problem.file_bytes(types) - limits.max_file_bytes)
         if over <= 0:
-            return (Allocation(origin="knapsack", types=types, predicted_kl=plan.kl),)
+            return types
         room = min(room, plan.size_bytes) - over
-    return ()
+    return None
 
 
 def uniform(problem: Problem) -> Sequence[Allocation]:

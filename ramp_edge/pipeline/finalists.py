@@ -246,8 +246,6 @@ def continuation_of(reference: Path, emitted: Path, seed: int, threads: int, eve
     with events.stage("generate", total=2, unit="models") as stage:
         texts = []
         for path in (reference, emitted):
-            texts.append(
-                generate(path, prompt, n_tokens=CONTINUATION_TOKENS, seed=seed, temperature=0.0, threads=threads).text
-            )
+            texts.append(generate(path, prompt, n_tokens=CONTINUATION_TOKENS, seed=seed, threads=threads))
             stage.advance()
     return Continuation(prompt=prompt, reference=texts[0], emitted=texts[1])

@@ -33,7 +33,8 @@ class Moments:
 def sampled_rows(tensor: TensorInfo) -> Int64:
     """Evenly strided rows, so that every head and every part of the feed-forward is represented."""
     count = min(tensor.n_rows, max(MIN_ROWS, tensor.n_rows // ROW_SHARE))
-    return np.linspace(0, tensor.n_rows - 1, count).round().astype(np.int64)
+    rows: Int64 = np.linspace(0, tensor.n_rows - 1, count).round().astype(np.int64)
+    return rows
 
 
 class FactorCache:
@@ -70,8 +71,7 @@ class ErrorTableBuilder:
         self._factors = FactorCache(moments)
         self._kl: dict[str, dict[QuantType, float]] = {}
 
-    def _errors(self, tensor: TensorInfo, rows: Int64) -> RowErrors:
-        weights = self._load_rows(tensor.name, rows)
+    def _errors(self, tensor: TensorInfo, weights: Float32, rows: Int64) -> RowErrors:
         return row_errors(weights, rows, self._types[tensor.name], self._factors.get(tensor), self._pool)
 
     def _add(self, name: str, part: Mapping[QuantType, float]) -> None:
@@ -79,27 +79,26 @@ class ErrorTableBuilder:
         for quant_type, value in part.items():
             held[quant_type] = held.get(quant_type, 0.0) + value
 
-    def linear(self, name: str, rows: Int64, gradients: torch.Tensor, row_gradient_sq: torch.Tensor, tokens: int) -> None:
+    def linear(
+        self, name: str, rows: Int64, gradients: torch.Tensor, row_gradient_sq: torch.Tensor, tokens: int
+    ) -> None:
         """A linear layer's samples: gradients [n_seq, n_rows_chosen, n_cols]."""
         tensor = self._inventory.tensor(name)
-        errors = self._errors(tensor, rows)
-        # All rows' energy would need the whole tensor; its norm is close enough for scaling and cheap.
-        energy = self._row_energy(tensor)
-        self._add(name, linear_kl(errors, gradients, row_gradient_sq, energy, tokens))
-
-    def _row_energy(self, tensor: TensorInfo) -> Float32:
-        values = self._load_rows(tensor.name, np.arange(tensor.n_rows, dtype=np.int64))
+        values = self._load_rows(name, np.arange(tensor.n_rows, dtype=np.int64))
+        errors = self._errors(tensor, np.ascontiguousarray(values[rows]), rows)
         energy: Float32 = np.einsum("rc,rc->r", values, values)
-        return energy
+        self._add(name, linear_kl(errors, gradients, row_gradient_sq, energy, tokens))
 
     def head(self, name: str, rows: Int64, hidden: torch.Tensor, variance: torch.Tensor, coverage: float) -> None:
         """The output matrix's samples."""
-        self._add(name, head_kl(self._errors(self._inventory.tensor(name), rows), hidden, variance, coverage))
+        errors = self._errors(self._inventory.tensor(name), self._load_rows(name, rows), rows)
+        self._add(name, head_kl(errors, hidden, variance, coverage))
 
     def embedding(self, name: str, tokens: Int64, gradients: torch.Tensor) -> None:
         """The input embedding's samples."""
         rows = np.unique(tokens)
-        self._add(name, embedding_kl(self._errors(self._inventory.tensor(name), rows), tokens, gradients))
+        errors = self._errors(self._inventory.tensor(name), self._load_rows(name, rows), rows)
+        self._add(name, embedding_kl(errors, tokens, gradients))
 
     def finish(self) -> ErrorTable:
         """The table; every quantizable tensor must have been seen."""

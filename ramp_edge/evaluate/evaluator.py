@@ -220,7 +220,7 @@ def _run_sparse(path: Path, plan: WindowPlan, threads: int | None, advance: Any)
                 logits, totals, piece.targets
             )
             _check_finite(path, totals.numpy())
-            piece_ids, piece_values = sparse_entries(logits)
+            piece_ids, piece_values = sparse_entries(logits, totals)
             ids += piece_ids
             values += piece_values
             if piece.ends_window:

@@ -5,8 +5,8 @@ For 16 windows of 512 tokens and a vocabulary of 262,144, llama.cpp's base file 
 - `HiddenReference`: the final hidden state of each scored position (n_embd floats). The logits are recomputed
   from the model's own output matrix when needed, with the rounding that ggml applies to the activations, block
   by block over the vocabulary. Used where a check on the first window shows that it reproduces the real logits.
-- `SparseReference`: the most probable tokens that hold all but 1e-5 of the mass, and one bucket for the rest.
-  The divergence counts the bucket as one outcome, so it can only be understated, by less than the bucket holds.
+- `SparseReference`: the most probable tokens (all but 1e-3 of the mass, at most 4096 of them), and one bucket for
+  the rest. The divergence counts the bucket as one outcome, so it can only be understated.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from ramp_edge.codec.types import QuantType
 from ramp_edge.evaluate.divergence import Flags
-from ramp_edge.evaluate.perplexity import Float64, log_normalizers
+from ramp_edge.evaluate.perplexity import Float64
 from ramp_edge.records import OutputHead
 
 if TYPE_CHECKING:
@@ -34,8 +34,10 @@ _VOCAB_BLOCK = 16384
 """Rows of the output matrix that are held as float32 at a time."""
 PROBABILITY_FLOOR = math.exp(-16.0)
 """llama-perplexity leaves out reference probabilities of at most e^-16, and so does the divergence here."""
-SPARSE_REST = 1e-5
+SPARSE_REST = 1e-3
 """Probability mass left to the bucket of `SparseReference`."""
+SPARSE_MOST = 4096
+"""Most tokens that it keeps of one position (a flat distribution would need nearly all)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,11 +154,11 @@ def head_logits(head: OutputHead, hidden: torch.Tensor, first: int, last: int) -
     return logits
 
 
-def sparse_entries(logits: torch.Tensor) -> tuple[list[Int32], list[Float32]]:
-    """Per row of logits [n, n_vocab]: token ids and log-probabilities that hold all but SPARSE_REST of the mass."""
-    log_p = (logits.double() - log_normalizers(logits).unsqueeze(1)).float()
-    values, order = log_p.sort(dim=1, descending=True)
-    held = values.double().exp().cumsum(dim=1)
-    counts = (held < 1.0 - SPARSE_REST).sum(dim=1).add(1).clamp(max=logits.shape[1]).tolist()
+def sparse_entries(logits: torch.Tensor, normalizers: torch.Tensor) -> tuple[list[Int32], list[Float32]]:
+    """Per row of logits [n, n_vocab]: ids and log-probabilities of the tokens to keep, most probable first."""
+    values, order = logits.topk(min(SPARSE_MOST, logits.shape[1]), dim=1)
+    log_p = values.double() - normalizers.unsqueeze(1)
+    held = log_p.exp().cumsum(dim=1)
+    counts = (held < 1.0 - SPARSE_REST).sum(dim=1).add(1).clamp(max=values.shape[1]).tolist()
     ids = [order[i, :count].int().numpy().copy() for i, count in enumerate(counts)]
-    return ids, [values[i, :count].numpy().copy() for i, count in enumerate(counts)]
+    return ids, [log_p[i, :count].float().numpy().copy() for i, count in enumerate(counts)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _SHOWN_KEYS = 60
 _SHOWN_CHARACTERS = 60
+_PIPE_COLUMNS = 132
 
 
 class SortKey(str, Enum):
@@ -122,7 +124,8 @@ def _print(record: dict[str, Any]) -> None:
 
     from ramp_edge.units import human_bytes
 
-    console = Console()
+    # A pipe has no width: lines stay whole there.
+    console = Console() if sys.stdout.isatty() else Console(width=_PIPE_COLUMNS)
     console.print(
         f"{escape(record['path'])}: {human_bytes(record['file_bytes'])}, GGUF version {record['gguf_version']}, "
         f"{record['weights']:,} weights in {len(record['tensors'])} tensors, "
@@ -134,14 +137,14 @@ def _print(record: dict[str, Any]) -> None:
     for key, value in list(record["metadata"].items())[:_SHOWN_KEYS]:
         keys.add_row(escape(key), escape(_short(value)))
     console.print(keys)
-    tensors = _table("Tensor", "Role", "Type", "Shape", ">Size", ">Bits/weight")
+    tensors = _table("Tensor", "Role", "Type", "Shape", ">Size", ">Bits")
     for row in record["tensors"]:
         shape = " x ".join(map(str, row["shape"]))
         size, bits = human_bytes(row["size_bytes"]), f"{row['bits_per_weight']:.4g}"
         tensors.add_row(escape(row["name"]), row["role"], row["type"], shape, size, bits)
     console.print(tensors)
     for title, totals in (("Type", record["by_type"]), ("Role", record["by_role"])):
-        table = _table(title, ">Tensors", ">Weights", ">Size", ">Share", ">Bits/weight")
+        table = _table(title, ">Tensors", ">Weights", ">Size", ">Share", ">Bits")
         for name, entry in totals.items():
             share = entry["size_bytes"] / max(1, record["tensor_bytes"])
             table.add_row(
@@ -169,7 +172,10 @@ def _table(*columns: str) -> Any:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
-        # Names and figures stay whole, also in a pipe of 80 columns; only metadata values wrap.
-        justify = "right" if column.startswith(">") else "left"
-        table.add_column(column.lstrip(">"), justify=justify, no_wrap=column != "Value", overflow="fold")
+        table.add_column(
+            column.lstrip(">"),
+            justify="right" if column.startswith(">") else "left",
+            no_wrap=column not in ("Value", "Tensor"),
+            overflow="fold",
+        )
     return table

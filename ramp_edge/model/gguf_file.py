@@ -13,6 +13,8 @@ from ramp_edge.codec.ggml import decode
 from ramp_edge.codec.types import FLOAT_TYPES, QuantType
 from ramp_edge.errors import ModelFileError, UnsupportedModelError
 from ramp_edge.events import EventBus
+from ramp_edge.model.architecture import architecture_facts
+from ramp_edge.model.consistency import check_consistency
 from ramp_edge.model.header import check_header
 from ramp_edge.model.hyperparameters import read_hyperparameters
 from ramp_edge.model.metadata import MetadataValue, decode_value
@@ -97,13 +99,17 @@ def open_inventory(
     embedding = next((t for t in infos if t.name == "token_embd.weight"), None)
     if embedding is None:
         raise UnsupportedModelError(f"{path}: no token_embd.weight: not a text model that ramp-edge can compile")
+    hyper = read_hyperparameters(path, metadata, architecture, embedding.n_rows)
+    facts = architecture_facts(architecture)
+    if facts is not None:
+        check_consistency(path, facts, hyper, {t.name: t for t in infos})
     _check_storage(path, infos, allow_requantize, bus)
     return (
         ModelInventory(
             path=path,
             display_name=str(metadata.get("general.name") or path.stem),
             architecture=architecture,
-            hyper=read_hyperparameters(path, metadata, architecture, embedding.n_rows),
+            hyper=hyper,
             tensors=infos,
             tied_embedding=all(t.name != "output.weight" for t in infos),
             sha256=file_sha256(path, bus),

@@ -32,10 +32,23 @@ class MetadataReader:
                 )
             return default
         if isinstance(value, list) and value and all(isinstance(v, (int, float)) for v in value):
-            return float(max(value))
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-            raise ModelFileError(f"{self._path}: the metadata key {full!r} is {value!r}, not a number")
+            value = max(value)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ModelFileError(
+                f"{self._path}: the metadata key {full!r} is {str(value)[:60]!r}, not a number",
+                hint="the header is damaged: download or convert the model again",
+            )
         return float(value)
+
+    def positive(self, key: str, default: float | None = None) -> float:
+        """A number above zero."""
+        value = self.number(key, default)
+        if value <= 0.0:
+            raise ModelFileError(
+                f"{self._path}: {self._architecture}.{key} is {value:g}, not above zero",
+                hint="the header is damaged: download or convert the model again",
+            )
+        return value
 
     def count(self, key: str, default: int | None = None, *, low: int = 1, high: int = 1 << 31) -> int:
         """A whole number within limits."""
@@ -60,7 +73,9 @@ def read_hyperparameters(path: Path, metadata: dict[str, Any], architecture: str
     period = _SWA_PERIOD.get(architecture, 0) if sliding_window else 0
     swa_layers = tuple(bool(period) and layer % period < period - 1 for layer in range(n_layer))
     scaling = metadata.get(f"{architecture}.rope.scaling.type")
+    # Files without scaling sometimes store a factor of 0.
     factor = read.number("rope.scaling.factor", 1.0) if scaling == "linear" else 1.0
+    rope_base = read.positive("rope.freq_base", 10000.0)
     return Hyperparameters(
         context_length=read.count("context_length"),
         n_layer=n_layer,
@@ -71,13 +86,11 @@ def read_hyperparameters(path: Path, metadata: dict[str, Any], architecture: str
         head_dim_k=head_dim,
         head_dim_v=read.count("attention.value_length", head_dim, high=1 << 14),
         vocab_size=vocab_size,
-        norm_eps=read.number("attention.layer_norm_rms_epsilon", 1e-5),
-        rope_base=read.number("rope.freq_base", 10000.0),
+        norm_eps=read.positive("attention.layer_norm_rms_epsilon", 1e-5),
+        rope_base=rope_base,
         rope_dim=read.count("rope.dimension_count", head_dim, high=1 << 14),
         rope_scaling_factor=factor or 1.0,
         sliding_window=sliding_window,
         swa_layers=swa_layers,
-        rope_base_swa=read.number(
-            "rope.freq_base_swa", _SWA_ROPE_BASE if period else read.number("rope.freq_base", 10000.0)
-        ),
+        rope_base_swa=read.positive("rope.freq_base_swa", _SWA_ROPE_BASE if period else rope_base),
     )

@@ -61,6 +61,18 @@ class MetadataReader:
         return int(value)
 
 
+def _swa_layers(metadata: dict[str, Any], architecture: str, n_layer: int) -> tuple[bool, ...]:
+    """For each block, whether it uses the sliding window; a file may list the layers or their period itself."""
+    if architecture not in _SWA_PERIOD:
+        return (False,) * n_layer
+    stored = metadata.get(f"{architecture}.attention.sliding_window_pattern")
+    if isinstance(stored, list) and len(stored) == n_layer:
+        return tuple(bool(value) for value in stored)
+    whole = isinstance(stored, int) and not isinstance(stored, bool) and stored > 0
+    period = int(stored) if whole else _SWA_PERIOD[architecture]  # type: ignore[arg-type]
+    return tuple(layer % period < period - 1 for layer in range(n_layer))
+
+
 def read_hyperparameters(path: Path, metadata: dict[str, Any], architecture: str, vocab_size: int) -> Hyperparameters:
     """Collect what is needed; raises ModelFileError for a missing or impossible key."""
     read = MetadataReader(path, metadata, architecture)
@@ -70,8 +82,7 @@ def read_hyperparameters(path: Path, metadata: dict[str, Any], architecture: str
     n_head_kv = read.count("attention.head_count_kv", n_head, high=1 << 14)
     head_dim = read.count("attention.key_length", max(1, n_embd // n_head), high=1 << 14)
     sliding_window = read.count("attention.sliding_window", 0, low=0)
-    period = _SWA_PERIOD.get(architecture, 0) if sliding_window else 0
-    swa_layers = tuple(bool(period) and layer % period < period - 1 for layer in range(n_layer))
+    swa_layers = _swa_layers(metadata, architecture, n_layer) if sliding_window else (False,) * n_layer
     scaling = metadata.get(f"{architecture}.rope.scaling.type")
     # Files without scaling sometimes store a factor of 0.
     factor = read.number("rope.scaling.factor", 1.0) if scaling == "linear" else 1.0
@@ -92,5 +103,5 @@ def read_hyperparameters(path: Path, metadata: dict[str, Any], architecture: str
         rope_scaling_factor=factor or 1.0,
         sliding_window=sliding_window,
         swa_layers=swa_layers,
-        rope_base_swa=read.positive("rope.freq_base_swa", _SWA_ROPE_BASE if period else rope_base),
+        rope_base_swa=read.positive("rope.freq_base_swa", _SWA_ROPE_BASE if any(swa_layers) else rope_base),
     )

@@ -74,8 +74,6 @@ def _sorted(entries: tuple[HeaderTensor, ...], sort: SortKey) -> list[HeaderTens
 
 
 def _tensor_record(entry: HeaderTensor) -> dict[str, Any]:
-    from gguf.constants import GGMLQuantizationType
-
     from ramp_edge.model.roles import kept_reason, role_of
 
     weights = 1
@@ -84,8 +82,7 @@ def _tensor_record(entry: HeaderTensor) -> dict[str, Any]:
     return {
         "name": entry.name,
         "role": role_of(entry.name).value,
-        # By gguf's own names: a file may hold types that ramp-edge does not compile.
-        "type": GGMLQuantizationType(entry.type_id).name,
+        "type": entry.type_name,
         "shape": list(entry.shape),
         "weights": weights,
         "size_bytes": entry.size_bytes,

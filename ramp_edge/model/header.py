@@ -41,6 +41,11 @@ class HeaderTensor:
     """From the start of the data section."""
     size_bytes: int
 
+    @property
+    def type_name(self) -> str:
+        """ggml's name of the type; files may hold types outside `QuantType`."""
+        return GGMLQuantizationType(self.type_id).name
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MetadataEntry:

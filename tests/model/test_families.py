@@ -23,7 +23,7 @@ Convert = Callable[[str], Path]
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3")
 N_TOKENS = 160
 KL_BOUND = 1e-5  # measured 3.3e-7 to 4.1e-7: libllama multiplies in float16, we in float32
-NOTICED = 1e-3  # least KL when one fact about the family is wrong; measured 4e-3 and more
+NOTICED = 1e-3  # least KL when one fact about the family is wrong; measured 6.2e-3 and more
 
 
 def libllama_log_probs(path: Path, tokens: list[int]) -> torch.Tensor:
@@ -109,7 +109,6 @@ def test_the_comparison_notices_one_wrong_fact(family: str, converted: Convert) 
         name: mean_kl(reference, changed, wrong, tensors)
         for name, (wrong, changed) in _wrong_facts(facts, inventory).items()
     }
-    print("NOTICED", family, {k: f"{v:.1e}" for k, v in kls.items()})
     assert all(kl > NOTICED for kl in kls.values()), kls
 
 

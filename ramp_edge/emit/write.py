@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -64,4 +65,6 @@ def write_gguf(path: Path, layout: Layout, payload: Payload, events: EventBus) -
     except OSError as error:
         raise output_error(path, error) from error
     finally:
-        partial.unlink(missing_ok=True)
+        # Cleaning up must not hide why writing failed (a file where the folder should be makes both fail).
+        with contextlib.suppress(OSError):
+            partial.unlink()

@@ -44,7 +44,7 @@ class HeaderTensor:
     @property
     def type_name(self) -> str:
         """ggml's name of the type; files may hold types outside `QuantType`."""
-        return GGMLQuantizationType(self.type_id).name
+        return str(GGMLQuantizationType(self.type_id).name)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections import Counter
@@ -24,7 +25,7 @@ _WORDS = (
     "the small board reads a page of words and writes the next one while it waits for rain and light in a quiet room "
     "every morning the children walk along the river where old boats carry stones sand and apples to the market town "
     "a model keeps what it learned in numbers that fit within the memory of the board and loses little of their meaning"
-).split()
+).split()  # noqa: SIM905
 
 
 class TinyGgufMaker(Protocol):
@@ -58,7 +59,7 @@ def _byte_vocabulary(n_merges: int = 128) -> tuple[list[str], list[str]]:
     words = [[letters[b] for b in f" {word}".encode()] for word in _WORDS]
     tokens, merges = [letters[b] for b in range(256)], []
     while len(merges) < n_merges:
-        pairs = Counter(pair for word in words for pair in zip(word, word[1:], strict=False))
+        pairs = Counter(pair for word in words for pair in itertools.pairwise(word))
         first, second = max(pairs, key=lambda pair: (pairs[pair], pair))
         merges.append(f"{first} {second}")
         tokens.append(first + second)
@@ -237,6 +238,9 @@ def _write_hf_model(family: str, directory: Path) -> Path:
             # Fresh norms are one and fresh biases zero: a mistake in either would not show.
             if "norm" in name or name.endswith("bias"):
                 parameter.data.add_(0.1 * torch.randn_like(parameter))
+            # The padding token's row starts as zeros: norms would multiply what follows it without bound.
+            if "embed_tokens" in name:
+                parameter.data[0] = 0.06 * torch.randn_like(parameter[0])
     model.to(getattr(torch, _HF_DTYPES[family])).save_pretrained(directory)
     return directory
 

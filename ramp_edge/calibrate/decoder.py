@@ -8,6 +8,7 @@ norms and softmax stay in float32.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Protocol
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ramp_edge.errors import UnsupportedModelError
 from ramp_edge.records import ArchitectureFacts, Hyperparameters, ModelInventory
 
 Float32 = npt.NDArray[np.float32]
@@ -31,12 +33,42 @@ class TensorLoader(Protocol):
     def __call__(self, name: str, first_row: int = 0, last_row: int | None = None) -> Float32: ...
 
 
+LINEAR_PARTS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+"""Linear layers of a block, all of them tapped."""
+_NORM_PARTS = ("attn_norm", "ffn_norm", "attn_q_norm", "attn_k_norm", "post_attention_norm", "post_ffw_norm")
+_BLOCK_PARTS = {f"{part}.{kind}" for part in LINEAR_PARTS for kind in ("weight", "bias")} | {
+    f"{part}.weight" for part in _NORM_PARTS
+}
+_OTHER_TENSORS = {"token_embd.weight", "output.weight", "output_norm.weight", "rope_freqs.weight"}
+
+
+def check_known_tensors(inventory: ModelInventory) -> None:
+    """Raise UnsupportedModelError naming tensors that the forward pass would silently leave out."""
+    unknown = [
+        t.name
+        for t in inventory.tensors
+        if (t.name not in _OTHER_TENSORS if t.layer is None else t.name.split(".", 2)[2] not in _BLOCK_PARTS)
+    ]
+    if unknown:
+        raise UnsupportedModelError(
+            f"{inventory.path.name}: {len(unknown)} tensors that a {inventory.architecture} decoder does not have "
+            f"in ramp-edge: {', '.join(unknown[:4])}{', ...' if len(unknown) > 4 else ''}",
+            hint="the model is a variant that ramp-edge cannot run backwards yet",
+        )
+
+
 @lru_cache(maxsize=1)
 def fast_dtype() -> torch.dtype:
     """bfloat16 where the CPU has instructions for it, else float32."""
     capabilities = torch.backends.cpu.get_cpu_capability()
     native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     return torch.bfloat16 if native and "AVX512" in capabilities else torch.float32
+
+
+def attention_scale(hyper: Hyperparameters, facts: ArchitectureFacts) -> float:
+    """Factor on q k^T. Gemma 3 27B, known by its 62 blocks, has its own (llama.cpp src/models/gemma3.cpp)."""
+    width = hyper.n_embd // hyper.n_head if facts.name == "gemma3" and hyper.n_layer == 62 else hyper.head_dim_k
+    return 1.0 / math.sqrt(width)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -73,7 +105,7 @@ class Layer:
 
     def __init__(self, model: DecoderModel, index: int) -> None:
         self._hyper, self._facts, self._index = model.inventory.hyper, model.facts, index
-        self._rope_factors = model.rope_factors
+        self._rope_factors, self._scale = model.rope_factors, attention_scale(self._hyper, self._facts)
         prefix = f"blk.{index}."
         self._names = {
             t.name.removeprefix(prefix): t.name for t in model.inventory.tensors if t.name.startswith(prefix)
@@ -116,9 +148,9 @@ class Layer:
             position = torch.arange(time)
             distance = position[:, None] - position[None, :]
             seen = (distance >= 0) & (distance < hyper.sliding_window)
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=self._scale)
         else:
-            out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self._scale)
         out = out.transpose(1, 2).flatten(2)  # [batch, time, n_head * head_dim_v]
         return self._linear("attn_output", out.to(self._dtype), tap)
 
@@ -144,6 +176,7 @@ class DecoderModel:
         dtype: torch.dtype | None = None,
     ) -> None:
         self.inventory, self.facts, self._load = inventory, facts, load_tensor
+        check_known_tensors(inventory)
         self.dtype = dtype or fast_dtype()
         names = {t.name for t in inventory.tensors}
         self.rope_factors = self.as_tensor("rope_freqs.weight", None) if "rope_freqs.weight" in names else None

@@ -10,8 +10,9 @@ The pass walks from the last layer to the first and recomputes each from its sto
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ramp_edge.calibrate.decoder import DecoderModel
+from ramp_edge.calibrate.decoder import DecoderModel, Layer
 from ramp_edge.calibrate.moments import BATCH_TOKENS
 from ramp_edge.calibrate.store import EMBEDDING_SITE, CalibrationSettings, CalibrationStore
+from ramp_edge.calibrate.workers import batch_workers
 from ramp_edge.events import EventBus
 from ramp_edge.records import TensorInfo
 
@@ -30,7 +32,7 @@ HEAD_ROWS = 4096
 """Vocabulary rows looked at: the most probable ones."""
 HEAD_TOKENS = 1024
 """Positions whose probabilities are kept for the head's own estimate."""
-_LOGIT_ELEMENTS = 16_000_000
+_LOGIT_ELEMENTS = 32_000_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,71 +84,96 @@ class _HeadResult:
     """d(log-likelihood)/d(last hidden state), [n_sequences, time, n_embd]"""
 
 
+def _logits(hidden: Tensor, weight: Tensor) -> Tensor:
+    """float32 [n_tokens, vocab]"""
+    return F.linear(hidden.to(weight.dtype), weight).float()
+
+
+def _sample_labels(p: Tensor, uniform: Tensor) -> Tensor:
+    """One column per row of [n, vocab] probabilities, by inverting the cumulative sum at `uniform` [n] in [0, 1)."""
+    cumulative = p.cumsum(-1)
+    place = (uniform * cumulative[:, -1]).unsqueeze(1)
+    return torch.searchsorted(cumulative, place, right=True).squeeze(1).clamp_(max=p.shape[1] - 1)
+
+
 @torch.no_grad()
 def _head_pass(model: DecoderModel, hidden: Tensor, seed: int, events: EventBus) -> _HeadResult:
     """Sample labels from the softmax and send their gradient back through head and final norm."""
     weight = model.head()
     vocab = weight.shape[0]
-    n_seq, time, n_embd = hidden.shape
+    n_embd = hidden.shape[-1]
     normed = model.final_norm(hidden).reshape(-1, n_embd)
+    uniform = torch.rand(len(normed), generator=torch.Generator().manual_seed(seed))
     chunk = max(16, _LOGIT_ELEMENTS // vocab)
-    generator = torch.Generator().manual_seed(seed)
-    mean_variance = torch.zeros(vocab, dtype=torch.float64)
+    picked = torch.arange(0, len(normed), -(-len(normed) // HEAD_TOKENS))
+    mean_variance = torch.zeros(vocab)
     grad_normed = torch.empty_like(normed)
     with events.stage("fisher head", total=len(normed), unit="tokens") as stage:
         for start in range(0, len(normed), chunk):
             h = normed[start : start + chunk]
-            p = torch.softmax(F.linear(h.to(weight.dtype), weight).float(), dim=-1)
-            mean_variance += (p - p * p).sum(0)
-            label = torch.multinomial(p, 1, generator=generator)
-            p.neg_().scatter_add_(1, label, torch.ones_like(label, dtype=torch.float32))
-            grad_normed[start : start + chunk] = (p.to(weight.dtype) @ weight).float()
+            p = torch.softmax(_logits(h, weight), dim=-1)
+            label = _sample_labels(p, uniform[start : start + chunk])
+            # d(log p_label)/dh = W_label - sum_v p_v W_v
+            grad_normed[start : start + chunk] = weight[label].float() - (p.to(weight.dtype) @ weight).float()
             stage.advance(len(h))
+        for start in range(0, len(picked), chunk):
+            p = torch.softmax(_logits(normed[picked[start : start + chunk]], weight), dim=-1)
+            mean_variance += p.sum(0) - p.square_().sum(0)
         rows = torch.topk(mean_variance, min(HEAD_ROWS, vocab)).indices.sort().values
-        picked = torch.linspace(0, len(normed) - 1, min(HEAD_TOKENS, len(normed))).long()
         variance = torch.empty(len(picked), len(rows))
         for start in range(0, len(picked), chunk):
-            h = normed[picked[start : start + chunk]]
-            p = torch.softmax(F.linear(h.to(weight.dtype), weight).float(), dim=-1)[:, rows]
+            p = torch.softmax(_logits(normed[picked[start : start + chunk]], weight), dim=-1)[:, rows]
             variance[start : start + chunk] = p - p * p
     leaf = hidden.clone().requires_grad_()
     with torch.enable_grad():
         out = model.final_norm(leaf)
-    (gradient,) = torch.autograd.grad(out, leaf, grad_normed.view(n_seq, time, n_embd))
+    (gradient,) = torch.autograd.grad(out, leaf, grad_normed.view_as(hidden))
     samples = HeadSamples(
         name=model.head_name,
         rows=rows.numpy(),
         hidden=normed[picked],
         variance=variance,
-        coverage=float(mean_variance[rows].sum() / mean_variance.sum()),
+        coverage=float(mean_variance[rows].double().sum() / mean_variance.double().sum()),
     )
     return _HeadResult(samples=samples, gradient=gradient)
 
 
-class _LayerCollector:
-    """Holds inputs and output gradients of one batch, and sums them into samples."""
+class _BatchTaps:
+    """Input and output gradient of each chosen linear layer, for one batch."""
 
-    def __init__(self, rows: dict[str, Int64], n_seq: int, infos: dict[str, TensorInfo]) -> None:
-        self._rows = rows
-        self._inputs: dict[str, Tensor] = {}
-        self._grads: dict[str, Tensor] = {}
-        self.gradients = {n: torch.empty(n_seq, len(r), infos[n].n_cols) for n, r in rows.items()}
-        self.squares = {n: torch.zeros(infos[n].n_rows) for n in rows}
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = frozenset(names)
+        self.inputs: dict[str, Tensor] = {}
+        self.gradients: dict[str, Tensor] = {}
 
     def tap(self, name: str, x: Tensor, y: Tensor) -> None:
-        if name in self._rows:
-            self._inputs[name] = x.detach()
-            y.register_hook(lambda grad: self._grads.__setitem__(name, grad))  # type: ignore[no-untyped-call]
+        if name in self._names:
+            self.inputs[name] = x.detach()
+            y.register_hook(lambda grad: self.gradients.__setitem__(name, grad))  # type: ignore[no-untyped-call]
 
-    def collect(self, start: int) -> None:
-        """Turn the batch that begins at sequence `start` into G_s of the chosen rows."""
-        for name, grad in self._grads.items():
-            self.squares[name] += grad.square().sum((0, 1))
-            chosen = grad[..., torch.from_numpy(self._rows[name])]  # [batch, time, rows]
-            product = torch.bmm(chosen.transpose(1, 2), self._inputs[name].float())
-            self.gradients[name][start : start + len(product)] = product
-        self._inputs.clear()
-        self._grads.clear()
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _LayerSums:
+    """Samples of one layer while its batches come in; a batch writes its own sequences only."""
+
+    rows: dict[str, Int64]
+    gradients: dict[str, Tensor]
+    """[n_sequences, n_rows_chosen, n_cols] by tensor name"""
+
+
+def _backward(layer: Layer, inputs: Tensor, gradient: Tensor, batch: slice, sums: _LayerSums) -> dict[str, Tensor]:
+    """One batch back through one layer: `gradient` is replaced in place. Returns each tensor's squared gradients [n_rows]."""
+    taps = _BatchTaps(sums.rows)
+    with torch.enable_grad():
+        leaf = inputs[batch].requires_grad_()
+        out = layer.forward(leaf, taps.tap)
+        (gradient[batch],) = torch.autograd.grad(out, leaf, gradient[batch])
+    squares = {}
+    for name, grad in taps.gradients.items():
+        squares[name] = grad.flatten(0, 1).square().sum(0)
+        chosen = grad[..., torch.from_numpy(sums.rows[name])]  # [batch, time, rows]
+        torch.bmm(chosen.transpose(1, 2), taps.inputs[name].float(), out=sums.gradients[name][batch])
+    return squares
 
 
 def fisher_pass(
@@ -169,27 +196,28 @@ def fisher_pass(
     head = _head_pass(model, hidden, settings.seed + 1, events)
     consume(head.samples)
     gradient = head.gradient
-    batch = max(1, BATCH_TOKENS // time)
+    # Small enough that every core gets a batch.
+    size = max(1, min(BATCH_TOKENS // time, -(-n_seq // torch.get_num_threads())))
+    batches = [slice(at, min(at + size, n_seq)) for at in range(0, n_seq, size)]
     with events.stage("fisher", total=n_layer, unit="layers") as stage:
         for index in reversed(range(n_layer)):
             layer = model.layer(index)
             inputs = store.load_hidden(f"input.{index}")
             infos = {t.name: t for t in inventory.quantizable if t.layer == index}
             rows = {name: rows_for(info) for name, info in infos.items()}
-            collector = _LayerCollector(rows, n_seq, infos)
-            for start in range(0, n_seq, batch):
-                leaf = inputs[start : start + batch].requires_grad_()
-                out = layer.forward(leaf, collector.tap)
-                (back,) = torch.autograd.grad(out, leaf, gradient[start : start + batch])
-                gradient[start : start + batch] = back
-                collector.collect(start)
+            sums = _LayerSums(
+                rows=rows, gradients={n: torch.empty(n_seq, len(r), infos[n].n_cols) for n, r in rows.items()}
+            )
+            step = partial(_backward, layer, inputs, gradient, sums=sums)
+            with batch_workers() as pool:
+                squares = list(pool.map(step, batches))
             for name, chosen in rows.items():
                 consume(
                     FisherSamples(
                         name=name,
                         rows=chosen,
-                        gradients=collector.gradients[name],
-                        row_gradient_sq=collector.squares[name],
+                        gradients=sums.gradients.pop(name),
+                        row_gradient_sq=torch.stack([part[name] for part in squares]).sum(0),
                         tokens_per_sequence=time,
                     )
                 )

@@ -1,49 +1,90 @@
 """Pass 1: second moments of every linear layer's input, one layer in memory at a time.
 
-All sequences go through a layer before the next one is loaded, so memory holds one layer, its moments and the hidden
-states. The Fisher pass later recomputes single layers, so each layer's input is kept for the sequences it will use.
+All sequences go through a layer before the next one is loaded, so memory holds one layer, the inputs of its linear layers
+for one round of batches, their moments and the hidden states. The Fisher pass later recomputes single layers, so each
+layer's input is kept for the sequences it will use.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ramp_edge.calibrate.decoder import DecoderModel
+from ramp_edge.calibrate.decoder import DecoderModel, Layer
 from ramp_edge.calibrate.store import HEAD_SITE, CalibrationSettings, CalibrationStore, site_of
+from ramp_edge.calibrate.workers import batch_workers
 from ramp_edge.errors import CalibrationError
 from ramp_edge.events import EventBus
+from ramp_edge.records import ModelInventory
 
 BATCH_TOKENS = 1024
 """Tokens per step: larger steps spill the CPU's caches and are slower."""
+ROUND_BYTES = 400_000_000
+"""Inputs of linear layers that are held before their moments are taken."""
+CHECKPOINT_LAYERS = 8
+"""A stopped pass starts again at most this many layers back: writing every layer would cost more than it saves."""
+
+Float32 = npt.NDArray[np.float32]
 
 
-class _Accumulator:
-    """Sums x x^T per site; tensors with one input are counted once."""
+class MomentSums:
+    """Sums of x x^T by input site, float32."""
 
-    def __init__(self, sites: dict[str, str]) -> None:
-        self._sites = sites
-        self.sums: dict[str, npt.NDArray[np.float32]] = {}
-        self._counted: str | None = None
+    def __init__(self) -> None:
+        self.sums: dict[str, Float32] = {}
 
-    def tap(self, name: str, x: Tensor, _y: Tensor) -> None:
-        site = self._sites.get(name)
-        if site is None or site == self._counted:
-            return
-        self._counted = site
-        add_moments(self.sums, site, x)
+    def add(self, site: str, x: Float32) -> None:
+        """Add x^T x of [n_tokens, n_cols]. numpy turns this product into BLAS syrk: half the work of a full one."""
+        product = x.T @ x
+        if site in self.sums:
+            self.sums[site] += product
+        else:
+            self.sums[site] = product
 
 
-def add_moments(sums: dict[str, npt.NDArray[np.float32]], site: str, x: Tensor) -> None:
-    """Add x^T x of [..., n_cols]. numpy turns this product into BLAS syrk: half the work of a full one."""
-    flat = x.reshape(-1, x.shape[-1]).float().numpy()
-    product = flat.T @ flat
-    if site in sums:
-        sums[site] += product
-    else:
-        sums[site] = product
+def layer_sites(inventory: ModelInventory, index: int) -> dict[str, str]:
+    """Tensor name -> input site, for the linear layers of one block."""
+    tensors = [t for t in inventory.tensors if t.layer == index]
+    return {t.name: site for t in tensors if (site := site_of(t, tied=inventory.tied_embedding)) is not None}
+
+
+def _rounds(n_sequences: int, tokens_per_sequence: int, bytes_per_token: int) -> Iterator[list[slice]]:
+    """Sequences in batches of about BATCH_TOKENS, and batches in rounds of at most ROUND_BYTES of inputs."""
+    batch = max(1, BATCH_TOKENS // tokens_per_sequence)
+    batches = [slice(at, min(at + batch, n_sequences)) for at in range(0, n_sequences, batch)]
+    per_round = max(1, ROUND_BYTES // (batch * tokens_per_sequence * max(1, bytes_per_token)))
+    for at in range(0, len(batches), per_round):
+        yield batches[at : at + per_round]
+
+
+def _step(layer: Layer, hidden: Tensor, batch: slice, sites: dict[str, str]) -> dict[str, Tensor]:
+    """One batch through one layer, in place; returns the input of each site."""
+    inputs: dict[str, Tensor] = {}
+
+    def tap(name: str, x: Tensor, _y: Tensor) -> None:
+        if name in sites:
+            inputs.setdefault(sites[name], x)
+
+    with torch.no_grad():
+        hidden[batch] = layer.forward(hidden[batch], tap)
+    return inputs
+
+
+def _layer_moments(layer: Layer, hidden: Tensor, sites: dict[str, str], bytes_per_token: int) -> dict[str, Float32]:
+    """Send all hidden states through the layer, in place, and sum the moments of its sites."""
+    result = MomentSums()
+    for batches in _rounds(len(hidden), hidden.shape[1], bytes_per_token):
+        with batch_workers() as pool:
+            steps = list(pool.map(lambda b: _step(layer, hidden, b, sites), batches))
+        # Sums in a fixed order over whole rounds: the same numbers each time, and products large enough for all cores.
+        for site in tuple(steps[0]):
+            parts = [step.pop(site).flatten(0, 1) for step in steps]
+            result.add(site, torch.cat(parts).float().numpy())
+    return result.sums
 
 
 @torch.no_grad()
@@ -64,35 +105,32 @@ def moments_pass(
     if store.has(f"{HEAD_SITE}.moments"):
         return
     first = next((n for n in range(n_layer, 0, -1) if store.has(f"progress.{n}")), 0)
-    hidden = store.load_hidden(f"progress.{first}") if first else model.embed(tokens)
-    batch = max(1, BATCH_TOKENS // tokens.shape[1])
+    hidden = torch.from_numpy(store.load_float(f"progress.{first}")) if first else model.embed(tokens)
     with events.stage("moments", total=n_layer + 1, unit="layers") as stage:
         stage.advance(first)
         for index in range(first, n_layer):
             store.save_hidden(f"input.{index}", hidden[: fisher[0], : fisher[1]])
-            layer = model.layer(index)
-            tensors = [t for t in inventory.tensors if t.layer == index]
-            sites = {t.name: s for t in tensors if (s := site_of(t, tied=inventory.tied_embedding)) is not None}
-            accumulator = _Accumulator(sites)
-            for start in range(0, len(hidden), batch):
-                hidden[start : start + batch] = layer.forward(hidden[start : start + batch], accumulator.tap)
+            sites = layer_sites(inventory, index)
+            widths = {site: inventory.tensor(name).n_cols for name, site in sites.items()}
+            sums = _layer_moments(model.layer(index), hidden, sites, model.dtype.itemsize * sum(widths.values()))
             if not bool(torch.isfinite(hidden).all()):
                 raise CalibrationError(
                     f"block {index} of {inventory.path.name} gives values that are not finite on the calibration text",
                     hint="check the model with another runtime; it may be damaged",
                 )
-            for site, total in accumulator.sums.items():
+            for site, total in sums.items():
                 store.save(f"{site}.moments", total / np.float32(tokens.size))
-            # A checkpoint every few layers: writing all hidden states each time would cost more than it saves.
-            if (index + 1) % 8 == 0 and index + 1 < n_layer:
-                store.save_hidden(f"progress.{index + 1}", hidden)
-                store.drop(f"progress.{index - 7}")
+            if (index + 1) % CHECKPOINT_LAYERS == 0 and index + 1 < n_layer:
+                # float32: a resumed pass must give the very numbers of one that was not stopped.
+                store.save(f"progress.{index + 1}", hidden.numpy())
+                store.drop(f"progress.{index + 1 - CHECKPOINT_LAYERS}")
             stage.advance()
         store.save_hidden(f"input.{n_layer}", hidden[: fisher[0], : fisher[1]])
-        sums: dict[str, npt.NDArray[np.float32]] = {}
-        for start in range(0, len(hidden), batch):
-            add_moments(sums, HEAD_SITE, model.final_norm(hidden[start : start + batch]))
-        store.save(f"{HEAD_SITE}.moments", sums[HEAD_SITE] / np.float32(tokens.size))
+        head = MomentSums()
+        for batches in _rounds(len(hidden), hidden.shape[1], 4 * hidden.shape[2]):
+            part = hidden[batches[0].start : batches[-1].stop]
+            head.add(HEAD_SITE, model.final_norm(part).flatten(0, 1).numpy())
+        store.save(f"{HEAD_SITE}.moments", head.sums[HEAD_SITE] / np.float32(tokens.size))
         for index in range(n_layer):
             store.drop(f"progress.{index}")
         stage.advance()

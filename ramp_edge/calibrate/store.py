@@ -17,7 +17,7 @@ import torch
 
 from ramp_edge.records import ModelInventory, Role, TensorInfo
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raise when the meaning of stored files changes."""
 
 Float32 = npt.NDArray[np.float32]
@@ -84,9 +84,13 @@ class CalibrationStore:
         values: npt.NDArray[np.generic] = np.load(self.path(name))
         return values
 
+    def load_float(self, name: str) -> Float32:
+        """The stored array as float32."""
+        return self.load(name).astype(np.float32, copy=False)
+
     def moments(self, site: str) -> Float32:
         """Second moments per token, float32 [n_cols, n_cols]."""
-        return self.load(f"{site}.moments").astype(np.float32, copy=False)
+        return self.load_float(f"{site}.moments")
 
     def save_hidden(self, name: str, hidden: torch.Tensor) -> None:
         """bfloat16 on disk: Gemma's residual stream leaves float16's range."""

@@ -21,11 +21,12 @@ from ramp_edge.events import EventBus
 
 N_EMBD, N_FF, N_LAYER, N_HEAD, N_HEAD_KV, CONTEXT = 256, 512, 2, 4, 2, 512
 HF_FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3")
-_WORDS = (
+_SENTENCES = (
     "the small board reads a page of words and writes the next one while it waits for rain and light in a quiet room "
     "every morning the children walk along the river where old boats carry stones sand and apples to the market town "
     "a model keeps what it learned in numbers that fit within the memory of the board and loses little of their meaning"
-).split()  # noqa: SIM905
+)
+_WORDS = _SENTENCES.split()
 
 
 class TinyGgufMaker(Protocol):

@@ -18,6 +18,8 @@ import numpy.typing as npt
 Float64 = npt.NDArray[np.float64]
 Choice = npt.NDArray[np.int64]
 _BISECTIONS = 60
+_FRONTIER = 2048
+"""Points kept of the frontier of (bytes, seconds)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,20 +149,39 @@ def _fit_bytes(table: _Table, max_bytes: float, per_second: float) -> tuple[Choi
 
 
 def _feasible_start(table: _Table, max_bytes: float, max_seconds: float) -> Choice | None:
-    """Trade bytes for seconds from the smallest plan until both fit; greedy by seconds saved per byte."""
-    choice: Choice = table.size.argmin(1)
-    rows = np.arange(len(choice))
-    while table.total(table.seconds, choice) > max_seconds:
-        saved = table.seconds[rows, choice][:, None] - table.seconds
-        extra = table.size - table.size[rows, choice][:, None]
-        room = max_bytes - table.total(table.size, choice)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            gain = np.where(table.valid & (saved > 0) & (extra <= room), saved / np.maximum(extra, 1e-9), -1.0)
-        row, column = divmod(int(gain.argmax()), gain.shape[1])
-        if gain[row, column] <= 0:
+    """A plan within both limits by walking the frontier of (bytes, seconds), tensor by tensor; None where there is none.
+
+    Exact while the frontier has at most _FRONTIER points (small models); beyond, evenly strided points stand for it.
+    """
+    least_bytes, least_seconds = table.size.min(1), table.seconds.min(1)
+    size, seconds = np.zeros(1), np.zeros(1)
+    steps: list[tuple[Choice, Choice]] = []
+    for row in range(len(table.size)):
+        columns = np.flatnonzero(table.valid[row])
+        new_size = (size[:, None] + table.size[row, columns]).ravel()
+        new_seconds = (seconds[:, None] + table.seconds[row, columns]).ravel()
+        # A hair of tolerance: sums in another order differ in the last digits; the end is checked exactly.
+        rest_size, rest_seconds = least_bytes[row + 1 :].sum(), least_seconds[row + 1 :].sum()
+        order = np.lexsort((new_seconds, new_size))
+        order = order[new_size[order] + rest_size <= max_bytes * (1 + 1e-12)]
+        order = order[new_seconds[order] + rest_seconds <= max_seconds * (1 + 1e-12)]
+        if not len(order):
             return None
-        choice[row] = column
-    return choice
+        fastest = np.minimum.accumulate(new_seconds[order])
+        kept = order[np.concatenate(([True], fastest[1:] < fastest[:-1]))]
+        if len(kept) > _FRONTIER:
+            kept = kept[np.linspace(0, len(kept) - 1, _FRONTIER).round().astype(np.int64)]
+        size, seconds = new_size[kept], new_seconds[kept]
+        steps.append((kept // len(columns), columns[kept % len(columns)]))
+    for start in range(len(size)):
+        choice: Choice = np.empty(len(steps), dtype=np.int64)
+        point = start
+        for row in reversed(range(len(steps))):
+            parents, columns = steps[row]
+            choice[row], point = columns[point], int(parents[point])
+        if table.total(table.size, choice) <= max_bytes and table.total(table.seconds, choice) <= max_seconds:
+            return choice
+    return None
 
 
 def _exchange(table: _Table, start: Choice, max_bytes: float, max_seconds: float) -> Choice:

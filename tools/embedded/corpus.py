@@ -5,12 +5,15 @@ The pre-tokenizer is GPT-2's regular expression, so that llama.cpp's `gpt-2` pre
 
 from __future__ import annotations
 
+import hashlib
+import json
 import lzma
 import random
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 END_OF_TEXT = "<|endoftext|>"
@@ -23,8 +26,8 @@ class Corpus:
     """Token streams as uint16 memmaps, and the bytes that they stand for."""
 
     tokenizer: Tokenizer
-    train: np.ndarray
-    held_out: np.ndarray
+    train: npt.NDArray[np.uint16]
+    held_out: npt.NDArray[np.uint16]
     held_out_bytes: int
 
 
@@ -76,8 +79,8 @@ def train_tokenizer(books: list[str], vocab_size: int, sample_chars: int = 20_00
     return tokenizer
 
 
-def _encode(tokenizer: Tokenizer, books: list[str], path: Path) -> np.ndarray:
-    parts: list[np.ndarray] = []
+def _encode(tokenizer: Tokenizer, books: list[str], path: Path) -> None:
+    parts: list[npt.NDArray[np.uint16]] = []
     end = tokenizer.token_to_id(END_OF_TEXT)
     for book in books:
         parts.append(np.array([end], dtype=np.uint16))
@@ -87,24 +90,40 @@ def _encode(tokenizer: Tokenizer, books: list[str], path: Path) -> np.ndarray:
             ids = tokenizer.encode("".join(lines[start : start + 2000])).ids
             parts.append(np.array(ids, dtype=np.uint16))
     np.save(path, np.concatenate(parts))
-    return np.load(path, mmap_mode="r")
+
+
+def _claim(work_dir: Path, key: dict[str, object]) -> bool:
+    """True where `work_dir` already holds the tokens of `key`; refuses those of another text, vocabulary or seed.
+
+    Mixing two splits would train on held-out books without a sign of it.
+    """
+    path = work_dir / "corpus.json"
+    if not path.exists():
+        return False
+    if json.loads(path.read_text()) != key:
+        raise ValueError(f"{work_dir} holds the tokens of another text, vocabulary or seed; give a fresh --work-dir")
+    return True
 
 
 def prepare(text: Path, work_dir: Path, vocab_size: int, seed: int) -> Corpus:
-    """Tokenizer and token files under `work_dir`, made once and reused."""
+    """Tokenizer and token files under `work_dir`, made once and reused for the same text, vocabulary and seed."""
     work_dir.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256(text.read_bytes()).hexdigest()
+    key: dict[str, object] = {"sha256": digest, "vocab_size": vocab_size, "seed": seed}
     train_books, held_out_books = split_books(read_books(text), seed)
-    tokenizer_path = work_dir / "tokenizer.json"
-    if not tokenizer_path.exists():
-        train_tokenizer(train_books, vocab_size).save(str(tokenizer_path))
-    tokenizer = Tokenizer.from_file(str(tokenizer_path))
-    streams = []
-    for name, books in (("train", train_books), ("held_out", held_out_books)):
-        path = work_dir / f"{name}.npy"
-        streams.append(np.load(path, mmap_mode="r") if path.exists() else _encode(tokenizer, books, path))
+    tokenizer_path, train_path, held_out_path = (
+        work_dir / name for name in ("tokenizer.json", "train.npy", "held_out.npy")
+    )
+    if not _claim(work_dir, key):
+        tokenizer = train_tokenizer(train_books, vocab_size)
+        tokenizer.save(str(tokenizer_path))
+        _encode(tokenizer, train_books, train_path)
+        _encode(tokenizer, held_out_books, held_out_path)
+        # Last, so that files of an interrupted preparation are made again.
+        (work_dir / "corpus.json").write_text(json.dumps(key))
     return Corpus(
-        tokenizer=tokenizer,
-        train=streams[0],
-        held_out=streams[1],
+        tokenizer=Tokenizer.from_file(str(tokenizer_path)),
+        train=np.load(train_path, mmap_mode="r"),
+        held_out=np.load(held_out_path, mmap_mode="r"),
         held_out_bytes=sum(len(b.encode()) for b in held_out_books),
     )

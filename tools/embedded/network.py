@@ -64,11 +64,15 @@ class Block(nn.Module):
         a = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, is_causal=True)
         x = x + self.attn_output(a.transpose(1, 2).reshape(batch, time, s.n_embd))
         h = self.ffn_norm(x)
-        return x + self.ffn_down(F.silu(self.ffn_gate(h)) * self.ffn_up(h))
+        update: Tensor = self.ffn_down(F.silu(self.ffn_gate(h)) * self.ffn_up(h))
+        return x + update
 
 
 class Network(nn.Module):
     """Tied embedding, `n_layer` blocks, final norm. Tokens [batch, time] -> hidden [batch, time, n_embd]."""
+
+    cos: Tensor
+    sin: Tensor
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -93,7 +97,8 @@ class Network(nn.Module):
         x = self.token_embd(tokens)
         for block in self.blk:
             x = block(x, self.cos[:time], self.sin[:time])
-        return self.output_norm(x)
+        normed: Tensor = self.output_norm(x)
+        return normed
 
     def logits(self, tokens: Tensor) -> Tensor:
         """[batch, time, vocab]"""

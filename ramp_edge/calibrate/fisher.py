@@ -167,12 +167,14 @@ def _backward(layer: Layer, inputs: Tensor, gradient: Tensor, batch: slice, sums
     with torch.enable_grad():
         leaf = inputs[batch].requires_grad_()
         out = layer.forward(leaf, taps.tap)
-        (gradient[batch],) = torch.autograd.grad(out, leaf, gradient[batch])
+        (back,) = torch.autograd.grad(out, leaf, gradient[batch])
     squares = {}
     for name, grad in taps.gradients.items():
         squares[name] = grad.flatten(0, 1).square().sum(0)
         chosen = grad[..., torch.from_numpy(sums.rows[name])]  # [batch, time, rows]
         torch.bmm(chosen.transpose(1, 2), taps.inputs[name].float(), out=sums.gradients[name][batch])
+    # Last: without a post-norm, ffn_down's output gradient is this very part of `gradient`.
+    gradient[batch] = back
     return squares
 
 

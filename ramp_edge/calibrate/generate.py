@@ -66,7 +66,7 @@ def generate_windows(
     rng = np.random.default_rng(seed)
     out = np.empty((count, size), dtype=np.int32)
     try:
-        with events.stage("write calibration text", total=count * size, unit="tokens") as stage:
+        with events.stage("write calibration text", total=count * (size - 1), unit="tokens") as stage:
             for first in range(0, count, width):
                 group = min(width, count - first)
                 tokens = rng.integers(0, vocab_size, group).astype(np.int32)

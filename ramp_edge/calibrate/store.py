@@ -17,7 +17,7 @@ import torch
 
 from ramp_edge.records import ModelInventory, Role, TensorInfo
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Raise when the meaning of stored files changes."""
 
 Float32 = npt.NDArray[np.float32]

@@ -33,13 +33,13 @@ def windows_of(streams: Sequence[Tokens], names: Sequence[str], *, count: int, h
 
     Raises CalibrationError where the streams cannot give MIN_WINDOWS windows; fewer than asked for is accepted.
     """
-    total = sum(len(s) for s in streams)
-    if total < MIN_WINDOWS * size:
+    pieces = [s[: len(s) // size * size].reshape(-1, size) for s in streams]
+    if sum(map(len, pieces)) < MIN_WINDOWS:
         raise CalibrationError(
-            f"{', '.join(names)}: {total} tokens in all, calibration needs at least {MIN_WINDOWS * size}",
+            f"{', '.join(names)}: {sum(map(len, streams))} tokens in all, calibration needs at least "
+            f"{MIN_WINDOWS * size} in windows of {size}",
             hint="give more text (200 kB or more is good), or none: then the model writes its own",
         )
-    pieces = [s[: len(s) // size * size].reshape(-1, size) for s in streams]
     per_stream = -(-(count + held_out) // len(pieces))
     chosen = []
     for piece in pieces:

@@ -29,11 +29,22 @@ def list_devices(as_json: JsonOption = False) -> None:
     """List every device profile, shipped and your own, and the family names."""
     from ramp_edge.profile.load import family_names, list_profiles, load_target
 
-    targets = list_profiles()
-    families = {name: load_target(name).name for name in family_names()}
+    targets, broken = list_profiles()
+    errors = {str(error): error for error in broken}
+    families = {}
+    for family in family_names():
+        try:
+            families[family] = load_target(family).name
+        except ProfileError as error:
+            errors[str(error)] = error
     if as_json:
-        _print_json({"devices": [_target_record(t) for t in targets], "families": families})
-        return
+        _print_json({"devices": [_target_record(t) for t in targets], "families": families, "errors": list(errors)})
+    else:
+        _print_targets(targets, families)
+    _raise_all(list(errors.values()), "device profiles are not valid")
+
+
+def _print_targets(targets: tuple[DeviceTarget, ...], families: dict[str, str]) -> None:
     table = _table("Device", "Title", "Usable memory", "Effective", "Backend", "Figures")
     for target in targets:
         table.add_row(
@@ -117,12 +128,17 @@ def validate_profiles(
         for path in paths:
             if path not in errors:
                 typer.echo(f"{path}: valid")
+    _raise_all(list(errors.values()), f"of {len(paths)} profiles are not valid")
+
+
+def _raise_all(errors: list[ProfileError], what: str) -> None:
+    """One error as it is, several as one that names them all."""
     if len(errors) == 1:
-        raise next(iter(errors.values()))
+        raise errors[0]
     if errors:
         raise ProfileError(
-            f"{len(errors)} of {len(paths)} profiles are not valid:\n" + "\n".join(e.message for e in errors.values()),
-            hint="correct them and validate again",
+            f"{len(errors)} {what}:\n" + "\n".join(error.message for error in errors),
+            hint="correct them; `ramp-edge devices validate FILE` checks a file",
         )
 
 

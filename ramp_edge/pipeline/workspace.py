@@ -1,4 +1,7 @@
-"""Unfinished work of a build, kept in a hidden folder of the output, and the rule that resuming never mixes settings."""
+"""Unfinished work of a build, kept in a hidden folder of the output, and the rule that resuming never mixes settings.
+
+A build that was stopped before it wrote anything here resumes from the calibration cache alone.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ class Workspace:
             raise UsageError(f"{output} is a file", hint="give a folder with -o")
         self.folder = output / FOLDER
         note = self.folder / "request.json"
-        if resume:
+        if resume and note.exists():
             self._check(note, fingerprint, settings)
         elif self.folder.exists():
             shutil.rmtree(self.folder)
@@ -32,11 +35,6 @@ class Workspace:
             raise output_error(self.folder, error) from error
 
     def _check(self, note: Path, fingerprint: str, settings: dict[str, object]) -> None:
-        if not note.exists():
-            raise ResumeError(
-                f"{note.parent.parent} holds no unfinished build to resume",
-                hint="run without --resume (finished calibration is found again anyway)",
-            )
         try:
             saved = json.loads(note.read_text())
         except (OSError, ValueError) as error:

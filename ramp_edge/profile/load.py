@@ -41,10 +41,17 @@ def load_target(name_or_path: str) -> DeviceTarget:
     )
 
 
-def list_profiles() -> tuple[DeviceTarget, ...]:
-    """Every concrete profile, shipped and the user's own, by name."""
+def list_profiles() -> tuple[tuple[DeviceTarget, ...], tuple[ProfileError, ...]]:
+    """Every concrete profile, shipped and the user's own, by name; and the error of each file that is not valid."""
     files = _profile_files()
-    return tuple(load_profile_file(files[name]) for name in sorted(files) if not name.startswith(FAMILY_PREFIX))
+    targets, errors = [], []
+    for name in sorted(files):
+        if not name.startswith(FAMILY_PREFIX):
+            try:
+                targets.append(load_profile_file(files[name]))
+            except ProfileError as error:
+                errors.append(error)
+    return tuple(targets), tuple(errors)
 
 
 def device_names() -> tuple[str, ...]:
@@ -95,14 +102,31 @@ def _profile_files() -> dict[str, Path]:
     return files
 
 
+def _hides_member(name: str, family: str) -> bool:
+    """Whether the shipped profile of that name belongs to the family."""
+    shipped = [shipped_dir("device_profiles") / (name + suffix) for suffix in _SUFFIXES]
+    return any(
+        FAMILY_PREFIX + family in {file.stem for file in _resolve_extends(path)[1]}
+        for path in shipped
+        if path.is_file()
+    )
+
+
 def _smallest_member(family: str, files: dict[str, Path]) -> DeviceTarget:
     wanted = files[FAMILY_PREFIX + family].resolve()
     members = []
     for name, path in files.items():
-        if not name.startswith(FAMILY_PREFIX):
+        if name.startswith(FAMILY_PREFIX):
+            continue
+        try:
             document, chain = _resolve_extends(path)
-            if wanted in chain:
-                members.append(_target(path, document))
+        except ProfileError:
+            # A broken file of the user's own is no reason to refuse a shipped device, unless it hides a member.
+            if _hides_member(name, family):
+                raise
+            continue
+        if wanted in chain:
+            members.append(_target(path, document))
     if not members:
         raise ProfileError(
             f"the family {family!r} has no member",

@@ -1,9 +1,14 @@
 """What a model needs resident on a device, line by line.
 
-The budget is for llama.cpp's own tools at their defaults (flash attention, sliding-window layers with their small cache, one
-sequence, batches of `n_ubatch` tokens), loaded so that repacked types exist once: with `--no-mmap`, or with the mapped file's
-pages given back by the kernel, which never reads them again. The repack line therefore counts nothing for the file's own
-copy, and its text says how much more a listing of resident pages shows under mmap; `count_mapped_originals=True` counts it.
+The budget is for llama.cpp's own tools at their defaults (flash attention, sliding-window layers with their small cache,
+batches of `n_ubatch` tokens) with one sequence. On CPU and CUDA every copy that is computed with counts once: with
+`--no-mmap`, or with the mapped file's pages given back by the kernel, which never reads them again. The repack line therefore
+counts nothing for the file's own copy, and its text says how much more a listing of resident pages shows under mmap;
+`count_mapped_originals=True` counts it. Metal computes on the mapped file itself (src/llama-model.cpp, load_tensors), so the
+budget assumes mmap there.
+
+libllama reserves logits for `n_outputs_max` tokens, a whole batch unless told otherwise: so do llama-completion, llama-bench
+and `ramp-edge run`, and so does the budget. llama-server asks for one row for each slot; `SERVER_OUTPUTS` is that case.
 
 The KV cache is exact (llama.cpp src/llama-kv-cache.cpp and -iswa.cpp). The compute buffer is a model of ggml's graph
 allocator, checked against what libllama reports: see docs/memory-model.md for the table.
@@ -19,10 +24,13 @@ from ramp_edge.units import human_bytes
 
 KV_PAD_CELLS = 256
 DEFAULT_UBATCH = 512
+SERVER_OUTPUTS = 1
+"""Rows of logits that `llama-server --parallel 1` reserves (tools/server/server-context.cpp, server_output_limits)."""
 _F32 = 4
 _F16 = 2
-# ggml-cpu/repack.cpp takes rows in groups of 8 (4 for some types and kernels: 8 is the common ground).
+# ggml-cpu/repack.cpp takes rows in groups of 8, but these types in groups of 4 where the CPU is an ARM one.
 _REPACK_ROWS = 8
+_REPACK_ROWS_NEON = {QuantType.Q4_0: 4, QuantType.IQ4_NL: 4, QuantType.Q8_0: 4}
 # The allocator leaves holes: 0-11 % of the larger part were measured, see docs/memory-model.md.
 _HOLES_OF_LARGER = 0.08
 _HOLES_OF_SMALLER = 0.30
@@ -40,7 +48,16 @@ def kv_cells(hyper: Hyperparameters, ctx: int, n_ubatch: int = DEFAULT_UBATCH) -
 
 
 def kv_cell_bytes(hyper: Hyperparameters, kv_type: QuantType) -> int:
-    """Bytes of one token in one layer, K and V. Raises ValueError where the type's block does not divide them."""
+    """Bytes of one token in one layer, K and V. Raises ValueError where the type's block does not divide a head.
+
+    libllama refuses such a context (src/llama-context.cpp, llama_init_from_model), though the whole row might divide.
+    """
+    for part, width in (("K", hyper.head_dim_k), ("V", hyper.head_dim_v)):
+        if width % kv_type.block_size:
+            raise ValueError(
+                f"llama.cpp refuses {kv_type.name} for the KV cache of this model: its block of {kv_type.block_size} "
+                f"does not divide the {width} columns of a {part} head"
+            )
     return kv_type.row_bytes(hyper.n_head_kv * hyper.head_dim_k) + kv_type.row_bytes(hyper.n_head_kv * hyper.head_dim_v)
 
 
@@ -52,15 +69,17 @@ def kv_cache_bytes(hyper: Hyperparameters, ctx: int, kv_type: QuantType, n_ubatc
     return cells * kv_cell_bytes(hyper, kv_type)
 
 
-def compute_buffer_bytes(hyper: Hyperparameters, ctx: int, n_ubatch: int = DEFAULT_UBATCH) -> int:
-    """Predicted size of the graph's scratch memory, with logits for every token of a batch (llama-server asks for fewer).
+def compute_buffer_bytes(
+    hyper: Hyperparameters, ctx: int, n_ubatch: int = DEFAULT_UBATCH, n_outputs: int | None = None
+) -> int:
+    """Predicted size of the graph's scratch memory, with logits for `n_outputs` tokens of a batch (None: for all).
 
     The peak is either the output (logits and two hidden states) or a block: attention masks in f16 and the wider of its two
     halves. The allocator's holes come on top.
     """
     ubatch = min(n_ubatch, pad_cells(ctx))
     state = _F32 * ubatch
-    output = state * (hyper.vocab_size + 2 * hyper.n_embd)
+    output = _F32 * min(ubatch, n_outputs or ubatch) * (hyper.vocab_size + 2 * hyper.n_embd)
     feed_forward = state * (4 * hyper.n_embd + 3 * hyper.n_ff)
     attention = state * (2 * hyper.n_embd + 4 * hyper.n_head * hyper.head_dim_k)
     block = mask_bytes(hyper, ctx, ubatch) + max(feed_forward, attention)
@@ -98,13 +117,17 @@ def memory_budget(
     ctx: int,
     kv_type: QuantType,
     n_ubatch: int = DEFAULT_UBATCH,
+    n_outputs: int | None = None,
     count_mapped_originals: bool = False,
 ) -> MemoryBudget:
-    """Resident bytes of an allocation (`types` of quantizable tensors; the others keep their source type)."""
+    """Resident bytes of an allocation (`types` of quantizable tensors; the others keep their source type).
+
+    `n_outputs`: tokens of a batch that logits are reserved for; None for all, `SERVER_OUTPUTS` for llama-server.
+    """
     hyper = inventory.hyper
     weights = weight_bytes(inventory.tensors, types)
     kv = kv_cache_bytes(hyper, ctx, kv_type, n_ubatch)
-    compute = compute_buffer_bytes(hyper, ctx, n_ubatch)
+    compute = compute_buffer_bytes(hyper, ctx, n_ubatch, n_outputs)
     lines = (
         MemoryLine(
             name="weights",
@@ -115,7 +138,7 @@ def memory_budget(
         MemoryLine(
             name="compute_buffer",
             size_bytes=compute,
-            detail=f"batches of {n_ubatch} tokens, logits over {hyper.vocab_size} tokens",
+            detail=_compute_detail(hyper, ctx, n_ubatch, n_outputs),
         ),
         MemoryLine(name="output_buffer", size_bytes=_F32 * hyper.vocab_size, detail="logits of one token, f32"),
         _repack_line(inventory, types, target, count_mapped_originals),
@@ -134,16 +157,25 @@ def _kv_detail(hyper: Hyperparameters, ctx: int, kv_type: QuantType, n_ubatch: i
     return f"{text}, {per_cell}"
 
 
+def _compute_detail(hyper: Hyperparameters, ctx: int, n_ubatch: int, n_outputs: int | None) -> str:
+    text = f"batches of {n_ubatch} tokens, {n_outputs or n_ubatch} of them with logits over {hyper.vocab_size} tokens"
+    if n_outputs is not None:
+        return text
+    server = human_bytes(compute_buffer_bytes(hyper, ctx, n_ubatch, SERVER_OUTPUTS))
+    return f"{text}; {server} under llama-server --parallel 1"
+
+
 def _repacks(tensor: TensorInfo, quant_type: QuantType, target: DeviceTarget) -> bool:
     """Only 2-D matrices whose rows come in whole groups; the embedding look-up needs the plain layout."""
     support = target.types.get(quant_type)
+    rows = _REPACK_ROWS_NEON.get(quant_type, _REPACK_ROWS) if "neon" in target.isa else _REPACK_ROWS
     return (
         target.backend == "cpu"
         and support is not None
         and support.repacks
         and tensor.quantizable
         and len(tensor.shape) == 2
-        and tensor.n_rows % _REPACK_ROWS == 0
+        and tensor.n_rows % rows == 0
     )
 
 
@@ -173,7 +205,8 @@ def _tied_line(inventory: ModelInventory, types: Mapping[str, QuantType], target
     elif _repacks(embedding, kind, target):
         reason = f"the tied embedding once plain for the look-up and once repacked ({kind.name}) as the output matrix"
     else:
-        return MemoryLine(
-            name="tied_copy", size_bytes=0, detail="the tied embedding serves as the output matrix in place"
-        )
+        detail = "the tied embedding serves as the output matrix in place"
+        if target.backend == "metal":
+            detail += f"; with --no-mmap it is loaded twice, {human_bytes(tensor_bytes(embedding, kind))} more"
+        return MemoryLine(name="tied_copy", size_bytes=0, detail=detail)
     return MemoryLine(name="tied_copy", size_bytes=tensor_bytes(embedding, kind), detail=reason)

@@ -205,6 +205,13 @@ def find_contradictions(profile: Profile) -> list[tuple[Location, str]]:
             ("bits", "max_bpw"),
             f"{bits.max_bpw:g} is less than the smallest listed type's {lowest:g} bits",
         )
+    kv_type = QuantType[profile.defaults.kv_type]
+    require(
+        kv_type.is_float or kv_type.name in profile.types,
+        ("defaults", "kv_type"),
+        f"{kv_type.name} is not among types, so its speed is not known: list it there, or take one of "
+        f"{', '.join(t.name for t in KV_TYPES if t.is_float or t.name in profile.types)}",
+    )
     if processor.backend != "cpu":
         for name, figures in profile.types.items():
             require(

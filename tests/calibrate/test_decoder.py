@@ -14,6 +14,8 @@ from ramp_edge.calibrate.decoder import DecoderModel, attention_scale, fast_dtyp
 from ramp_edge.errors import UnsupportedModelError
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3")
+KL_BOUND = 4e-6
+"""Measured 3.3e-7 to 3.9e-7 for the five families: libllama keeps keys and values in f16."""
 
 
 def mean_kl(reference: Any, logits: torch.Tensor) -> float:
@@ -31,19 +33,15 @@ def test_logits_equal_libllama(family: str, converted: Callable[[str], Path], de
     tokens = decoders.tokens(model, 1, 160)
     reference = decoders.libllama_logits(path, tokens[0])
     ours = model.logits(tokens)[0]
-    assert mean_kl(reference, ours) < BOUND[family]
+    assert mean_kl(reference, ours) < KL_BOUND
     # The bound means something: the same logits one position off are far away.
-    assert mean_kl(reference[1:], ours[:-1]) > 1e3 * BOUND[family]
-
-
-# Ten times what was measured (libllama keeps keys and values in f16).
-BOUND = dict.fromkeys(FAMILIES, 1e-5)
+    assert mean_kl(reference[1:], ours[:-1]) > 0.1  # measured 0.59 to 0.81
 
 
 def test_tied_gguf_equals_libllama(tiny_gguf: Path, decoders: Any) -> None:
     model = decoders.open(tiny_gguf)
     tokens = decoders.tokens(model, 1, 128)
-    assert mean_kl(decoders.libllama_logits(tiny_gguf, tokens[0]), model.logits(tokens)[0]) < 1e-4
+    assert mean_kl(decoders.libllama_logits(tiny_gguf, tokens[0]), model.logits(tokens)[0]) < 4e-5  # measured 4.0e-6
 
 
 def test_rope_factors_and_linear_scaling(
@@ -67,7 +65,7 @@ def test_rope_factors_and_linear_scaling(
 def test_bfloat16_stays_close(tiny_gguf: Path, decoders: Any) -> None:
     exact, fast = decoders.open(tiny_gguf), decoders.open(tiny_gguf, torch.bfloat16)
     tokens = decoders.tokens(exact, 2, 64)
-    assert mean_kl(exact.logits(tokens)[0].numpy(), fast.logits(tokens)[0]) < 1e-2
+    assert mean_kl(exact.logits(tokens)[0].numpy(), fast.logits(tokens)[0]) < 5e-3  # measured 7.6e-4
 
 
 def test_positions_see_only_the_past(tiny_gguf: Path, decoders: Any) -> None:

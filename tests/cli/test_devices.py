@@ -31,6 +31,21 @@ def test_list_names_every_device_whole() -> None:
     assert all(name in table for name in [*names, *listed["families"]])
 
 
+def test_list_shows_what_is_valid_and_names_what_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAMP_EDGE_CONFIG", str(tmp_path))
+    (tmp_path / "device_profiles").mkdir()
+    for name in ("first", "second"):
+        (tmp_path / "device_profiles" / f"{name}.yaml").write_text("titel: x\n")
+    result = CliRunner().invoke(app, ["list", "--json"])
+    listed = json.loads(result.stdout)
+    assert len(listed["devices"]) >= 14
+    assert listed["families"]["raspberry-pi-5"] == "raspberry-pi-5-8gb"
+    assert len(listed["errors"]) == 2
+    assert isinstance(result.exception, ProfileError)
+    assert "2 device profiles are not valid" in result.exception.message
+    assert "second.yaml:1: titel: unknown key" in result.exception.message
+
+
 def test_show_prints_every_type() -> None:
     record = json.loads(run("show", "raspberry-pi-5", "--json"))
     assert record["name"] == "raspberry-pi-5-8gb"

@@ -25,16 +25,16 @@ L.llama_log_set(keep, None)
 L.llama_backend_init()
 path, cases = sys.argv[1], json.loads(sys.argv[2])
 found = []
-for ctx, kv_type, n_ubatch in cases:
+for ctx, kv_type, n_ubatch, n_outputs in cases:
     lines.clear()
     model = L.llama_model_load_from_file(path.encode(), L.llama_model_default_params())
     p = L.llama_context_default_params()
     p.n_ctx, p.n_ubatch, p.n_batch, p.type_k, p.type_v = ctx, n_ubatch, max(512, n_ubatch), kv_type, kv_type
-    p.swa_full, p.flash_attn_type = False, 1
+    p.swa_full, p.flash_attn_type, p.n_outputs_max = False, 1, n_outputs
     context = L.llama_init_from_model(model, p)
-    assert context, "".join(lines)
     found.append("".join(lines))
-    L.llama_free(context)
+    if context:
+        L.llama_free(context)
     L.llama_model_free(model)
 print(json.dumps(found))
 """
@@ -52,20 +52,33 @@ class ReportedBuffers:
     repack_mib: float
 
 
-Probe = Callable[[Path, list[tuple[int, int, int]]], list[ReportedBuffers]]
+Case = tuple[int, int, int, int]
+"""Context, KV type, tokens of a batch, tokens with logits (0: all)."""
+Probe = Callable[[Path, list[Case]], list[ReportedBuffers]]
+LogOf = Callable[[Path, list[Case]], list[str]]
 
 
 @pytest.fixture(scope="session")
-def reported_buffers() -> Probe:
-    """Ask libllama, in a process of its own because its log callback is global."""
+def context_log() -> LogOf:
+    """What libllama logs for a context, in a process of its own because its log callback is global."""
 
-    def probe(path: Path, cases: list[tuple[int, int, int]]) -> list[ReportedBuffers]:
+    def ask(path: Path, cases: list[Case]) -> list[str]:
         run = subprocess.run(
             [sys.executable, "-c", _PROBE, str(path), json.dumps(cases)], capture_output=True, text=True, check=False
         )
         assert run.returncode == 0, run.stderr[-2000:]
+        return list(json.loads(run.stdout))
+
+    return ask
+
+
+@pytest.fixture(scope="session")
+def reported_buffers(context_log: LogOf) -> Probe:
+    """The buffers that libllama says it allotted."""
+
+    def probe(path: Path, cases: list[Case]) -> list[ReportedBuffers]:
         reports = []
-        for log in json.loads(run.stdout):
+        for log in context_log(path, cases):
             sizes = [(where, what, float(mib)) for where, what, mib in _SIZE.findall(log)]
             kv = [mib for _, what, mib in sizes if what == "KV"]
             reports.append(
@@ -103,6 +116,7 @@ SHAPES = {
     "llama-mha-tied": Shape("llama", 384, 512, 2, 6, 6, 64, 16000, True),
     "qwen2-wide-ff": Shape("qwen2", 192, 2048, 2, 6, 2, 32, 3000, True),
     "qwen3-wide-heads": Shape("qwen3", 128, 384, 3, 8, 4, 64, 2000, True),
+    "llama-odd-heads": Shape("llama", 256, 512, 2, 4, 2, 48, 2000, False),
     "gemma3-window": Shape("gemma3", 128, 512, 7, 4, 1, 64, 12000, True, 512),
 }
 

@@ -58,7 +58,9 @@ def _own_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_all_shipped_profiles_are_valid_and_complete() -> None:
-    targets = {t.name: t for t in load.list_profiles()}
+    listed, errors = load.list_profiles()
+    assert not errors
+    targets = {t.name: t for t in listed}
     assert set(targets) == EXPECTED
     wanted = {QuantType[n] for n in ALWAYS_LISTED}
     for target in targets.values():
@@ -119,6 +121,7 @@ BAD = {
     "efficiency-nan": (14, "types.Q4_K.decode_efficiency", "nan"),
     "efficiency-negative": (14, "types.Q4_K.decode_efficiency", "-0.94"),
     "kv-type": (10, "defaults.kv_type", "'Q4_K' is not a type that can be used here"),
+    "kv-type-not-listed": (10, "defaults.kv_type", "Q4_0 is not among types"),
     "unknown-type": (14, "types.Q4_KM", "did you mean 'Q4_K'"),
     "target-over-max": (9, "bits.target_bpw", "9.5 is more than bits.max_bpw 8.5"),
     "measured-not-bool": (3, "memory.total.measured", "'no'"),
@@ -189,6 +192,23 @@ def test_users_profile_extends_and_hides_a_shipped_one(tmp_path: Path) -> None:
     assert mine.memory_total_bytes == base.memory_total_bytes
     assert set(base.types) - set(mine.types) == {QuantType.Q2_K}
     assert load.load_target("raspberry-pi-4-4gb").title == "Test board"
+
+
+def test_a_broken_file_of_the_users_own_leaves_shipped_devices_usable(tmp_path: Path) -> None:
+    folder = tmp_path / "config" / "device_profiles"
+    folder.mkdir(parents=True)
+    (folder / "broken.yaml").write_text("title: [\n")
+    assert load.load_target("raspberry-pi-5").name == "raspberry-pi-5-8gb"
+    targets, errors = load.list_profiles()
+    assert {t.name for t in targets} == EXPECTED
+    assert ["broken.yaml:2" in str(error) for error in errors] == [True]
+    with pytest.raises(ProfileError, match=r"broken\.yaml:2"):
+        load.load_target("broken")
+    # One that hides a shipped member must not silently turn the family into another device.
+    (folder / "raspberry-pi-5-8gb.yaml").write_text("title: [\n")
+    with pytest.raises(ProfileError, match=r"raspberry-pi-5-8gb\.yaml:2"):
+        load.load_target("raspberry-pi-5")
+    assert load.load_target("jetson-orin").name == "jetson-orin-nano-8gb"
 
 
 def test_inherited_mistake_names_the_base_file(tmp_path: Path) -> None:

@@ -99,9 +99,7 @@ def plan_layout(
     alignment: int,
 ) -> Layout:
     """Lay out the file. `source_pairs` are the source's key-value pairs as raw bytes, in order."""
-    pairs = [
-        data for key, data in source_pairs.items() if key not in REPLACED_KEYS and not key.startswith(OWN_PREFIX)
-    ]
+    pairs = [data for key, data in source_pairs.items() if key not in REPLACED_KEYS and not key.startswith(OWN_PREFIX)]
     pairs.append(_pair("general.quantization_version", 2))
     pairs.append(_pair("general.file_type", file_type_of(inventory, types)))
     pairs.extend(_pair(key, value) for key, value in own_metadata.items())

@@ -19,7 +19,7 @@ def quantize_rows(quant_type: QuantType, rows: Float32, factor: FeedbackFactor |
     """Quantize `rows` [n_rows, n_cols] -> (uint8 [n_rows, row_bytes], the float32 rows that those bytes mean).
 
     With `factor`, each slab (one block of the type) hands its error to the columns after it; without, the codec runs
-    as it is. Rows are independent: any split of the rows gives the same bytes.
+    as it is. Rows are independent: another split of the rows gives the same bytes but for the rounding of float sums.
     """
     n_rows, n_cols = rows.shape
     if factor is None or quant_type.is_float:

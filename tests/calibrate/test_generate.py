@@ -14,7 +14,9 @@ from ramp_edge.events import Event, EventBus, StageAdvanced, StageStarted
 from ramp_edge.model.gguf_file import open_inventory
 
 
-def windows(path: Path, seed: int, *, bos: int | None = 7, count: int = 5, events: EventBus | None = None) -> np.ndarray:
+def windows(
+    path: Path, seed: int, *, bos: int | None = 7, count: int = 5, events: EventBus | None = None
+) -> np.ndarray:
     vocab = open_inventory(path)[0].hyper.vocab_size
     return generate_windows(
         path,

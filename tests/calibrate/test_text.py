@@ -86,7 +86,7 @@ def test_too_little_text_is_said_with_numbers(lengths: list[int]) -> None:
 
 
 def test_scattered_text_is_said_with_numbers() -> None:
-    with pytest.raises(CalibrationError, match="text0, text1, text2.* 300 tokens"):
+    with pytest.raises(CalibrationError, match=r"text0, text1, text2.* 300 tokens"):
         cut([100, 100, 100], count=4, held_out=0, size=128)
 
 

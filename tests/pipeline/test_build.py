@@ -157,7 +157,7 @@ def test_resume_refuses_other_settings(tiny_request: Make, tmp_path: Path) -> No
     with pytest.raises(Stop):
         build(tiny_request(), EventBus(listeners=[stop]))
     assert not (tmp_path / "out" / "model.gguf").exists()
-    with pytest.raises(ResumeError, match="target_bpw: None -> 5.0"):
+    with pytest.raises(ResumeError, match=r"target_bpw: None -> 5\.0"):
         build(tiny_request(resume=True, target_bpw=5.0), EventBus())
     assert build(tiny_request(resume=True), EventBus()).file_bytes > 0
 

@@ -18,7 +18,9 @@ Q8, Q4 = QuantType.Q8_0, QuantType.Q4_0
 
 def made_up(rows: np.ndarray, n_cols: int, seed: int = 0, size: float = 1.0) -> RowErrors:
     generator = torch.Generator().manual_seed(seed)
-    errors = {t: scale * size * torch.randn(len(rows), n_cols, generator=generator) for t, scale in ((Q8, 0.1), (Q4, 1))}
+    errors = {
+        t: scale * size * torch.randn(len(rows), n_cols, generator=generator) for t, scale in ((Q8, 0.1), (Q4, 1))
+    }
     return RowErrors(rows=rows, weights=np.zeros((len(rows), n_cols), dtype=np.float32), errors=errors)
 
 

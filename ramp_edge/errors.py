@@ -13,77 +13,92 @@ class RampEdgeError(Exception):
 
     exit_code: int = 70
     """Process exit code; unique for each concrete class (tested)."""
+    usual_hint: str = "run again with --debug and report the traceback"
+    """The way out where the place that raises knows no better one."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint or self.usual_hint
 
     def __str__(self) -> str:
-        return f"{self.message}\n  -> {self.hint}" if self.hint else self.message
+        return f"{self.message}\n  -> {self.hint}"
 
 
 class UsageError(RampEdgeError):
     """An option or a combination of options that makes no sense."""
 
     exit_code = 2
+    usual_hint = "the command's --help lists its options, with examples"
 
 
 class InfeasibleBudgetError(RampEdgeError):
     """No legal allocation fits the memory, bit or speed budget."""
 
     exit_code = 3
+    usual_hint = "a smaller --ctx, a quantized --kv-type or a larger --target-size leaves more room"
 
 
 class ArtifactMismatchError(RampEdgeError):
     """A file that was written does not read back as planned."""
 
     exit_code = 7
+    usual_hint = "a bug in ramp-edge or a failing disk: build again, and report it with build.json if it stays"
 
 
 class ModelFileError(RampEdgeError):
     """The model file is missing, truncated, malformed or holds values that are not finite."""
 
     exit_code = 8
+    usual_hint = "copy or download the file again; ramp-edge inspect shows what is readable"
 
 
 class UnsupportedModelError(RampEdgeError):
     """The model is readable, but its architecture or storage cannot be compiled as asked."""
 
     exit_code = 9
+    usual_hint = "start from the F16 or BF16 file of a supported architecture"
 
 
 class CalibrationError(RampEdgeError):
     """The calibration or evaluation text is empty, too short or unreadable."""
 
     exit_code = 10
+    usual_hint = "give readable UTF-8 text, a few hundred kilobytes of what the model will see"
 
 
 class ProfileError(RampEdgeError):
     """A device profile is unknown, malformed or impossible."""
 
     exit_code = 11
+    usual_hint = (
+        "ramp-edge devices show raspberry-pi-5 is a valid example; ramp-edge devices validate names every problem"
+    )
 
 
 class RuntimeToolError(RampEdgeError):
     """llama.cpp's tools could not be fetched, verified, built or run."""
 
     exit_code = 12
+    usual_hint = "pip install --force-reinstall llama-cpp-python==0.3.36; ramp-edge runtime list shows what is there"
 
 
 class OutputError(RampEdgeError):
     """The result cannot be written: disk full, no permission, or something is in the way."""
 
     exit_code = 13
+    usual_hint = "choose a folder that can be written with -o"
 
 
 class ResumeError(RampEdgeError):
     """`--resume` found saved work that belongs to other settings, or none at all."""
 
     exit_code = 14
+    usual_hint = "run the same command without --resume to start afresh"
 
 
 class EvaluationError(RampEdgeError):
     """libllama could not load or run a model, or its numbers are not finite."""
 
     exit_code = 15
+    usual_hint = "free memory, or use a smaller context; ramp-edge inspect shows whether the file is whole"

@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -161,6 +161,35 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = _write_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny-f16.gguf")
     path.chmod(0o444)
     return path
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Quick tests first: a plain mistake shows within the first minute, whatever the random order."""
+    items.sort(key=lambda item: any(item.get_closest_marker(name) for name in ("slow", "hf")))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With RAMP_EDGE_NO_SKIPS a missing tool fails; only text that is not part of the project may be absent."""
+    report = yield
+    if report.skipped and os.environ.get("RAMP_EDGE_NO_SKIPS") and item.get_closest_marker("shared_data") is None:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome, report.longrepr = "failed", f"{item.nodeid} may not be skipped here: {reason}"
+    return report
+
+
+@pytest.fixture(scope="session")
+def llama_bin() -> Path:
+    """The folder of llama.cpp's own tools: RAMP_EDGE_LLAMA_BIN, or what `ramp-edge runtime build` left in the cache."""
+    from ramp_edge.runtime.build import host_tools
+    from ramp_edge.runtime.manifest import load_manifest
+
+    named = os.environ.get("RAMP_EDGE_LLAMA_BIN")
+    folder = Path(named) if named else host_tools(load_manifest())
+    if folder is None:
+        pytest.skip("llama.cpp's tools are not built: run `ramp-edge runtime build --host` or set RAMP_EDGE_LLAMA_BIN")
+    return folder
 
 
 @pytest.fixture(scope="session")

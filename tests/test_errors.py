@@ -33,10 +33,11 @@ def test_every_error_lives_in_one_place_and_explains_itself(cls: type[RampEdgeEr
         assert cls.__module__ == errors.__name__
         assert cls.__doc__
         assert "exit_code" in vars(cls), "an inherited code is not its own"
+        assert "usual_hint" in vars(cls), "every error has a next step"
 
 
 def test_the_hint_follows_the_message() -> None:
     error = UsageError("--ctx is -1", hint="give a whole number from 1")
     assert (error.message, error.hint) == ("--ctx is -1", "give a whole number from 1")
     assert str(error) == "--ctx is -1\n  -> give a whole number from 1"
-    assert str(UsageError("alone")) == "alone"
+    assert str(UsageError("alone")) == f"alone\n  -> {UsageError.usual_hint}"

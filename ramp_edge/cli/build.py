@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ramp_edge.codec.types import QuantType
     from ramp_edge.pipeline.request import BuildRequest
 
-_EPILOG = """Examples:
+BUILD_EXAMPLES = """Examples:
 
   ramp-edge build --device raspberry-pi-5
 

@@ -14,7 +14,7 @@ import typer
 
 from ramp_edge import __version__
 from ramp_edge.cli import devices, runtime
-from ramp_edge.cli.build import build_command
+from ramp_edge.cli.build import BUILD_EXAMPLES, build_command
 from ramp_edge.cli.evaluate import evaluate
 from ramp_edge.cli.inspect import inspect_file
 from ramp_edge.cli.run import run
@@ -32,10 +32,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Start here:  ramp-edge build --device raspberry-pi-5",
 )
-app.command("build")(build_command)
-app.command("run")(run)
-app.command("eval")(evaluate)
-app.command("inspect")(inspect_file)
+app.command("build", epilog=BUILD_EXAMPLES)(build_command)
+app.command("run", epilog='Example:  ramp-edge run out -p "Once upon a time" --tokens 64')(run)
+app.command("eval", epilog="Example:  ramp-edge eval out --text wiki.test.raw --reference model-f16.gguf --windows 16")(
+    evaluate
+)
+app.command("inspect", epilog="Example:  ramp-edge inspect out/model.gguf --sort size")(inspect_file)
 app.add_typer(devices.app, name="devices")
 app.add_typer(runtime.app, name="runtime")
 

@@ -66,12 +66,17 @@ def libllama() -> ModuleType:
         ) from error
 
 
+def telling_lines(lines: list[str], count: int = 3) -> str:
+    """The newest of `lines` that name an error or a warning (else the newest at all), joined for a message."""
+    telling = [line for line in lines[-40:] if any(w in line.lower() for w in ("error", "fail", "invalid", "missing"))]
+    return "; ".join(line.strip() for line in (telling or lines)[-count:]) or "it gave no reason"
+
+
 def last_log_lines(count: int = 3) -> str:
-    """The newest lines that name an error or a warning (else the newest at all), joined for a message."""
+    """`telling_lines` of what libllama logged last in this process."""
     with _log.lock:
         lines = list(_log.recent)
-    telling = [line for line in lines[-40:] if any(w in line.lower() for w in ("error", "fail", "invalid", "missing"))]
-    return "; ".join(line.strip() for line in (telling or lines)[-count:])
+    return telling_lines(lines, count)
 
 
 @contextmanager

@@ -33,9 +33,10 @@ def require_space(folder: Path, needed_bytes: int) -> None:
 
 def output_error(path: Path, error: OSError) -> OutputError:
     """The user's view of a failed write."""
-    if error.errno == errno.ENOSPC:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        what = "the disk is full" if error.errno == errno.ENOSPC else "the limit of the disk or the user is reached"
         return OutputError(
-            f"the disk is full while writing {path}; nothing half-written is left behind",
+            f"{what} while writing {path}; nothing half-written is left behind",
             hint="free some space, then run the same command with --resume",
         )
     return OutputError(f"cannot write {path}: {error.strerror or error}", hint="check the folder and its permissions")

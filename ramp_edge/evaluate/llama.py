@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ramp_edge.codec.libllama import last_log_lines, libllama
+from ramp_edge.codec.libllama import captured_log, last_log_lines, libllama, telling_lines
 from ramp_edge.errors import EvaluationError
 
 Tokens = npt.NDArray[np.int32]
@@ -120,10 +120,11 @@ class LlamaSession:
         params.n_threads = params.n_threads_batch = threads
         params.pooling_type = self._lib.LLAMA_POOLING_TYPE_NONE
         params.no_perf = True
-        context = self._lib.llama_init_from_model(self._model, params)
+        with captured_log() as log:
+            context = self._lib.llama_init_from_model(self._model, params)
         if not context:
             raise EvaluationError(
-                f"{self.path.name}: no context of {self.n_ctx} tokens could be made: {last_log_lines()}"
+                f"{self.path.name}: no context of {self.n_ctx} tokens could be made: {telling_lines(log)}"
             )
         return context
 
@@ -229,9 +230,10 @@ class LlamaSession:
 def _load_model(lib: Any, path: Path, params: Any) -> Any:
     if not path.is_file():
         raise EvaluationError(f"{path} is not a file", hint="give the path of a GGUF file")
-    model = lib.llama_model_load_from_file(os.fsencode(path), params)
+    with captured_log() as log:
+        model = lib.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
-        raise EvaluationError(f"libllama cannot load {path}: {last_log_lines()}", hint="the file may be damaged")
+        raise EvaluationError(f"libllama cannot load {path}: {telling_lines(log)}", hint="the file may be damaged")
     return model
 
 

@@ -1,12 +1,8 @@
-"""The evaluator against llama.cpp's own `llama-perplexity`, where one is built.
-
-Looked for in RAMP_EDGE_LLAMA_BIN and among the tools that `ramp-edge runtime build` left in the cache.
-"""
+"""The evaluator against llama.cpp's own `llama-perplexity`."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -15,19 +11,8 @@ import pytest
 
 from ramp_edge.evaluate.evaluator import evaluate_model, read_text, reference_logits, tokenize_text
 from ramp_edge.records import OutputHead
-from ramp_edge.shipped import cache_dir
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def llama_bin() -> Path:
-    folder = os.environ.get("RAMP_EDGE_LLAMA_BIN")
-    programs = [Path(folder) / "llama-perplexity"] if folder else sorted(cache_dir().rglob("llama-perplexity"))
-    found = next((p for p in programs if p.is_file()), None)
-    if found is None:
-        pytest.skip("no llama-perplexity: run `ramp-edge runtime build --host` or set RAMP_EDGE_LLAMA_BIN")
-    return found.parent
 
 
 @pytest.fixture(scope="module")

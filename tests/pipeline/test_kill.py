@@ -42,18 +42,25 @@ def _run(tiny: Path, out: Path, cache: Path, stage: str, after: int, resume: boo
     )
 
 
+@pytest.fixture(scope="module")
+def whole_sha256(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Hash of the file that a build writes when nothing stops it."""
+    folder = tmp_path_factory.mktemp("whole")
+    whole = _run(tiny_gguf, folder / "out", folder / "cache", "never", 0, resume=False)
+    assert whole.returncode == 0, whole.stderr
+    return whole.stdout.strip()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "after"), [("moments", 1), ("fisher", 1), ("write", 9), ("evaluate knapsack", 2)])
-def test_killed_and_resumed(tiny_gguf: Path, tmp_path: Path, stage: str, after: int) -> None:
-    whole = _run(tiny_gguf, tmp_path / "whole", tmp_path / "cache-a", "never", 0, resume=False)
-    assert whole.returncode == 0, whole.stderr
-    out, cache = tmp_path / "out", tmp_path / "cache-b"
+def test_killed_and_resumed(tiny_gguf: Path, whole_sha256: str, tmp_path: Path, stage: str, after: int) -> None:
+    out, cache = tmp_path / "out", tmp_path / "cache"
     killed = _run(tiny_gguf, out, cache, stage, after, resume=False)
     assert killed.returncode == -signal.SIGKILL, (killed.returncode, killed.stderr)
     assert not (out / "model.gguf").exists()
     assert not (out / "build.json").exists()
     resumed = _run(tiny_gguf, out, cache, "never", 0, resume=True)
     assert resumed.returncode == 0, resumed.stderr
-    assert resumed.stdout.strip() == whole.stdout.strip()
+    assert resumed.stdout.strip() == whole_sha256
     assert sorted(p.name for p in out.iterdir()) == ["build.json", "model.gguf"]
-    assert json.loads((out / "build.json").read_text())["file_sha256"] == whole.stdout.strip()
+    assert json.loads((out / "build.json").read_text())["file_sha256"] == whole_sha256

@@ -53,7 +53,8 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
             raise UnsupportedModelError(
                 f"{inventory.path.name}: architecture {inventory.architecture!r} has no gradient pass in ramp-edge "
                 f"(it has: {', '.join(ARCHITECTURES)}; Mistral files are 'llama')",
-                hint="llama.cpp's own llama-imatrix and llama-quantize can still serve it with forward-only statistics",
+                hint="forward-only calibration still serves it, with llama.cpp's own tools: `ramp-edge runtime build --host`, then "
+                "`llama-imatrix -m MODEL -f TEXT -o imatrix.gguf` and `llama-quantize --imatrix imatrix.gguf MODEL OUT Q4_K_M`",
             )
         check_finite(tensors, inventory, events)
 

@@ -7,10 +7,11 @@ evaluator, and with --check by `llama-perplexity` too. Prints a Markdown table a
     python tools/compare_presets.py --reference f16.gguf --tools BIN \\
         --calibration groups_merged.txt --calibration c4.utf8 --calibration-tokens 20480 \\
         --eval-text wiki.test.raw --eval-tail-bytes 500000 --windows 16 \\
-        --preset IQ4_XS --preset Q4_K_M --preset Q4_K_M:Q5_1 --candidate iq4xs=out1/model.gguf -o comparison
+        --preset IQ4_XS --preset Q4_K_M --preset Q4_K_M:Q5_1 --build raspberry-pi-5 -o comparison
 
-`--preset NAME:TYPE` sets `--token-embedding-type TYPE`. A candidate is compared with the smallest preset that has
-no fewer bytes than it.
+`--preset NAME:TYPE` sets `--token-embedding-type TYPE`. `--build DEVICE` runs `ramp-edge build` on the same calibration
+text at each preset's bytes (timed, with its peak memory); `--candidate LABEL=FILE` adds a file made elsewhere. A candidate
+is compared with the smallest preset that has no fewer bytes than it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ import json
 import os
 import platform
 import shlex
+import subprocess
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -52,7 +55,8 @@ class Row:
     kind: str
     """reference, preset or candidate"""
     file_bytes: int
-    quantize_s: float | None
+    seconds: float | None
+    """llama-quantize's for a preset, the whole build's for a candidate."""
     result: EvaluationResult
     check: ToolScore | None
     rival: str | None = None
@@ -113,6 +117,36 @@ def make_presets(
     return made, times.get("imatrix", float("nan"))
 
 
+def build_candidates(
+    options: argparse.Namespace, calibration: Path, presets: dict[str, tuple[Path, float | None]], work: Path
+) -> list[tuple[str, str, Path, float | None]]:
+    """`ramp-edge build` at the bytes of each preset; the first run pays for calibration, later ones find it cached."""
+    files: list[tuple[str, str, Path, float | None]] = []
+    for label, (path, _) in presets.items():
+        name = f"ramp-edge @ {label}"
+        out = work / f"build-{label.replace(':', '+')}"
+        took = out / "took.json"
+        if not took.exists():
+            say(f"{name} ...")
+            command = [
+                sys.executable, "-m", "ramp_edge.cli.main", "build", str(options.reference), "--device", options.build,
+                "--target-size", f"{path.stat().st_size} B", "--calibration", str(calibration), "--effort", options.effort,
+                "--progress", "off", "--json", "-o", str(out),
+            ]  # fmt: skip
+            environment = {**os.environ, "RAMP_EDGE_CACHE": str(work / "cache")}
+            started = time.perf_counter()
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
+            _, status, usage = os.wait4(process.pid, 0)
+            if status:
+                raise ToolError(f"{shlex.join(command)} failed with status {status}")
+            record = {"seconds": time.perf_counter() - started, "peak_bytes": usage.ru_maxrss * 1024}
+            took.write_text(json.dumps(record))
+        record = json.loads(took.read_text())
+        say(f"{name}: {record['seconds']:.1f} s, peak {record['peak_bytes'] / 1e6:.0f} MB")
+        files.append((name, "candidate", out / "model.gguf", record["seconds"]))
+    return files
+
+
 def rate(rows: list[Row]) -> list[Row]:
     """Give every candidate its rival and the ratio of mean KL."""
     presets = sorted((r for r in rows if r.kind == "preset"), key=lambda r: r.file_bytes)
@@ -126,7 +160,7 @@ def rate(rows: list[Row]) -> list[Row]:
         ratio = row.result.divergence.mean_kl / rival.result.divergence.mean_kl
         rated.append(
             Row(
-                label=row.label, kind=row.kind, file_bytes=row.file_bytes, quantize_s=row.quantize_s,
+                label=row.label, kind=row.kind, file_bytes=row.file_bytes, seconds=row.seconds,
                 result=row.result, check=row.check, rival=rival.label, kl_ratio=ratio,
             )
         )  # fmt: skip
@@ -135,11 +169,11 @@ def rate(rows: list[Row]) -> list[Row]:
 
 def markdown(rows: list[Row], header: list[str]) -> str:
     """The table, smallest file first, the reference on top."""
-    lines = [*header, "", "| file | bytes | mean KL | median KL | same top | perplexity | quantize s | KL / preset |"]
+    lines = [*header, "", "| file | bytes | mean KL | median KL | same top | perplexity | seconds | KL / preset |"]
     lines.append("|---|---:|---:|---:|---:|---:|---:|---:|")
     for row in sorted(rows, key=lambda r: (r.kind != "reference", r.file_bytes)):
         d, p = row.result.divergence, row.result.perplexity
-        seconds = "" if row.quantize_s is None else f"{row.quantize_s:.1f}"
+        seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
         ratio = "" if row.kl_ratio is None else f"{row.kl_ratio:.3f} of {row.rival}"
         kl = ("", "", "") if d is None else (
             f"{d.mean_kl:.5f} ± {d.std_error:.5f}", f"{d.median_kl:.5f}", f"{100 * d.top_token_agreement:.1f} %"
@@ -183,7 +217,7 @@ def score(
         )  # fmt: skip
     rows = [
         Row(
-            label=options.reference.name, kind="reference", file_bytes=result.file_bytes, quantize_s=None,
+            label=options.reference.name, kind="reference", file_bytes=result.file_bytes, seconds=None,
             result=result, check=check,
         )
     ]  # fmt: skip
@@ -209,7 +243,7 @@ def score_one(
     if options.check:
         log = work / f"{label.replace('/', '_')}.perplexity.log"
         check = tools.divergence(path, n_ctx=options.ctx, base=work / "kl.base", log=log)
-    return Row(label=label, kind=kind, file_bytes=result.file_bytes, quantize_s=seconds, result=result, check=check)
+    return Row(label=label, kind=kind, file_bytes=result.file_bytes, seconds=seconds, result=result, check=check)
 
 
 def say(text: str) -> None:
@@ -229,6 +263,8 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     add("--eval-tail-bytes", type=int, default=0, help="score only the end of the text")
     add("--preset", action="append", help=f"NAME or NAME:EMBEDDING_TYPE; default {', '.join(DEFAULT_PRESETS)}")
     add("--candidate", action="append", default=[], metavar="LABEL=FILE", help="a file or folder of ramp-edge")
+    add("--build", metavar="DEVICE", help="run ramp-edge build for this device at each preset's bytes")
+    add("--effort", default="balanced", help="of these builds")
     add("--ctx", type=int, default=512)
     add("--windows", type=int, default=16)
     add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of the llama.cpp tools")
@@ -251,6 +287,8 @@ def main(argv: list[str] | None = None) -> int:
     calibration, evaluation = prepare_texts(options, work)
     presets, imatrix_s = make_presets(options, tools, calibration, work)
     files = [(label, "preset", path, seconds) for label, (path, seconds) in presets.items()]
+    if options.build:
+        files += build_candidates(options, calibration, presets, work)
     for entry in options.candidate:
         label, _, name = entry.rpartition("=")
         path = Path(name) / "model.gguf" if Path(name).is_dir() else Path(name)

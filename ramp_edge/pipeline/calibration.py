@@ -48,15 +48,15 @@ class Calibrated:
 def prepare_text(request: BuildRequest, inventory: ModelInventory, threads: int, events: EventBus) -> TextWindows:
     """Calibration and held-out windows, from the user's files or from the model itself."""
     effort = EFFORTS[request.effort]
+    # With a text for evaluation nothing needs to be held out of this one.
+    held_out = 0 if request.eval_text is not None else effort.evaluation_windows
     size = min(WINDOW_TOKENS, inventory.hyper.context_length)
     with LlamaVocabulary(inventory.path) as vocabulary:
         bos = vocabulary.bos if vocabulary.add_bos else None
         if request.calibration:
             streams = [vocabulary.tokenize(_strict_text(path), add_special=False) for path in request.calibration]
             names = [path.name for path in request.calibration]
-            text = windows_of(
-                streams, names, count=effort.calibration_windows, held_out=effort.evaluation_windows, size=size
-            )
+            text = windows_of(streams, names, count=effort.calibration_windows, held_out=held_out, size=size)
         else:
             text = _own_text(request, inventory, bos, size, threads, events)
     return TextWindows(

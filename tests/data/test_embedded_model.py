@@ -133,6 +133,7 @@ def test_llama_cpp_continues_a_text(llama: Any) -> None:
     assert answer.isprintable() or "\n" in answer
 
 
+@pytest.mark.shared_data
 @pytest.mark.slow
 def test_the_card_tells_the_held_out_perplexity(reader: gguf.GGUFReader, shared_data: Path) -> None:
     """Scores the held-out books again; the card's figure is in its table."""

@@ -27,7 +27,7 @@ if [[ -x .venv/bin/python && -f $stamp && $(<"$stamp") == "$wanted" ]]; then
     exit 0
 fi
 
-# llama-cpp-python is a source package: its C++ is compiled here (10 to 25 minutes on 2 cores).
+# llama-cpp-python is a source package: its C++ is compiled here (about 5 minutes on 2 cores).
 missing=()
 command -v cmake >/dev/null || missing+=(cmake)
 command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null || missing+=("a C++ compiler")

@@ -46,8 +46,8 @@ def windows_of(streams: Sequence[Tokens], names: Sequence[str], *, count: int, h
         picks = np.unique(np.linspace(0, len(piece) - 1, min(per_stream, len(piece))).round().astype(np.int64))
         chosen.append(piece[picks])
     windows = np.concatenate(chosen)
-    # Every k-th window is held out, so both sets span the whole text; where text is short, evaluation gets a quarter.
-    n_held = min(held_out, max(len(windows) - count, len(windows) // 4))
+    # Every k-th window is held out, so both sets span the whole text; where text is short, evaluation gets an eighth.
+    n_held = min(held_out, max(len(windows) - count, len(windows) // 8))
     held = np.linspace(0, len(windows) - 1, n_held).round().astype(np.int64) if n_held else np.zeros(0, np.int64)
     rest = np.delete(np.arange(len(windows)), held)
     return TextWindows(

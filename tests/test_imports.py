@@ -42,6 +42,7 @@ DOORS = {
     "pydantic": ("profile/", "runtime/"),
     "platformdirs": ("shipped.py",),
     "gguf": ("codec/", "model/"),
+    "numba": ("quantize/rounding.py",),
     "torch": ("calibrate/", "quantize/", "evaluate/", "build.py", "pipeline/", "cli/build.py"),
 }
 """Third-party package -> the only places that may import it."""
@@ -138,7 +139,7 @@ def test_library_code_never_prints() -> None:
     assert not calls
 
 
-HEAVY = ("torch", "llama_cpp", "transformers")
+HEAVY = ("torch", "llama_cpp", "transformers", "numba")
 _HELP = """
 import sys
 from ramp_edge.cli.main import app

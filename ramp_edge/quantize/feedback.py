@@ -1,8 +1,12 @@
 """Error feedback with the stock codec.
 
 Every GGUF type quantizes a row in independent blocks, so a row's bytes are the concatenation of its blocks' bytes.
-Quantize the first slab of columns with ggml's codec, push its error into the columns still to come, quantize the
-next slab, and so on: the bytes are an ordinary GGUF tensor, only better chosen.
+Quantize the first slab of columns, push its error into the columns still to come, quantize the next slab, and so on: the
+bytes are an ordinary GGUF tensor, only better chosen.
+
+For codebook types (IQ1 to IQ3) ggml's codec does the slab as it is. For scalar types it gives the scales to start from;
+then each column's error goes to the next column of the slab as well, each group of columns takes the best of some
+neighbouring scales (`neighbours.py`), and at the end single codes move up or down while that lowers the row's output error.
 """
 
 from __future__ import annotations
@@ -11,8 +15,13 @@ import numpy as np
 import torch
 
 from ramp_edge.codec.ggml import Bytes, Float32, decode, encode
+from ramp_edge.codec.layouts import LAYOUTS, Layout, Scales
 from ramp_edge.codec.types import QuantType
 from ramp_edge.quantize.hessian import FeedbackFactor
+from ramp_edge.quantize.neighbours import neighbours
+
+SWEEPS = 16
+"""Rounds of descent over a row; a row stops earlier where nothing moves any more."""
 
 
 def quantize_rows(quant_type: QuantType, rows: Float32, factor: FeedbackFactor | None) -> tuple[Bytes, Float32]:
@@ -21,24 +30,69 @@ def quantize_rows(quant_type: QuantType, rows: Float32, factor: FeedbackFactor |
     With `factor`, each slab (one block of the type) hands its error to the columns after it; without, the codec runs
     as it is. Rows are independent: another split of the rows gives the same bytes but for the rounding of float sums.
     """
-    n_rows, n_cols = rows.shape
     if factor is None or quant_type.is_float:
         data = encode(quant_type, rows)
-        return data, decode(quant_type, data, n_cols)
-    slab = quant_type.block_size
+    elif (layout := LAYOUTS.get(quant_type)) is not None:
+        data = _scalar_rows(quant_type, layout, rows, factor)
+    else:
+        data = _codebook_rows(quant_type, rows, factor)
+    return data, decode(quant_type, data, rows.shape[1])
+
+
+def _codebook_rows(quant_type: QuantType, rows: Float32, factor: FeedbackFactor) -> Bytes:
+    slab, n_cols = quant_type.block_size, rows.shape[1]
     importance = factor.importance(slab)
-    data = np.empty((n_rows, quant_type.row_bytes(n_cols)), dtype=np.uint8)
-    meaning = np.empty((n_rows, n_cols), dtype=np.float32)
     work = torch.from_numpy(rows.astype(np.float32, copy=True))
+    blocks = []
     for start in range(0, n_cols, slab):
-        end = start + slab
-        target = np.ascontiguousarray(work[:, start:end].numpy())
-        coded = encode(quant_type, target, importance[start:end])
-        meaning[:, start:end] = decode(quant_type, coded, slab)
-        first_byte = quant_type.row_bytes(start)
-        data[:, first_byte : first_byte + coded.shape[1]] = coded
-        if end < n_cols:
-            error = torch.from_numpy(target - meaning[:, start:end])
-            scaled = error @ factor.root[start:end, start:end]
-            work[:, end:].addmm_(scaled, factor.inverse[start:end, end:], alpha=-1.0)
-    return data, meaning
+        target = np.ascontiguousarray(work[:, start : start + slab].numpy())
+        blocks.append(encode(quant_type, target, importance[start : start + slab]))
+        _hand_on(work, target - decode(quant_type, blocks[-1], slab), factor, start)
+    return np.concatenate(blocks, axis=1)
+
+
+def _scalar_rows(quant_type: QuantType, layout: Layout, rows: Float32, factor: FeedbackFactor) -> Bytes:
+    # numba takes a second to import: only what quantizes needs it.
+    from ramp_edge.quantize.rounding import descend, round_slab
+
+    slab, (n_rows, n_cols) = quant_type.block_size, rows.shape
+    importance = factor.importance(slab)
+    work = torch.from_numpy(rows.astype(np.float32, copy=True))
+    codes = np.empty((n_rows, n_cols), dtype=np.uint8)
+    steps = np.empty((n_rows, n_cols // layout.group_cols), dtype=np.float32)
+    error = np.empty((n_rows, n_cols), dtype=np.float32)
+    scales: list[Scales] = []
+    for start in range(0, n_cols, slab):
+        place = slice(start, start + slab)
+        target = np.ascontiguousarray(work[:, place].numpy())
+        near = neighbours(layout, layout.read(encode(quant_type, target, importance[place])))
+        price, couple = factor.within(start, slab)
+        slab_codes = np.empty((n_rows, slab), dtype=np.uint8)
+        picks = np.zeros((n_rows, slab // layout.group_cols), dtype=np.int32)
+        round_slab(target, near.steps, near.offsets, layout.levels, layout.uniform, price, couple, slab_codes, picks)
+        scales.append(near.picked(picks))
+        codes[:, place] = slab_codes
+        groups = slice(start // layout.group_cols, (start + slab) // layout.group_cols)
+        steps[:, groups] = scales[-1].steps()
+        meaning = _meaning(layout, scales[-1], slab_codes)
+        error[:, place] = rows[:, place] - meaning
+        _hand_on(work, target - meaning, factor, start)
+    pull = (torch.from_numpy(error) @ factor.hessian).numpy()
+    descend(codes, steps, layout.levels, factor.hessian.numpy(), pull, SWEEPS)
+    parts = [layout.write(s, codes[:, at * slab : (at + 1) * slab]) for at, s in enumerate(scales)]
+    return np.concatenate(parts, axis=1)
+
+
+def _meaning(layout: Layout, scales: Scales, codes: Bytes) -> Float32:
+    """float32 [n_rows, width]"""
+    steps, offsets = (np.repeat(v, layout.group_cols, axis=1) for v in (scales.steps(), scales.offsets()))
+    values: Float32 = steps * layout.levels[codes] + offsets
+    return values
+
+
+def _hand_on(work: torch.Tensor, error: Float32, factor: FeedbackFactor, start: int) -> None:
+    """Correct the columns of `work` after a slab for the slab's error [n_rows, width], in place."""
+    end = start + error.shape[1]
+    if end < work.shape[1]:
+        scaled = torch.from_numpy(error) @ factor.root[start:end, start:end]
+        work[:, end:].addmm_(scaled, factor.inverse[start:end, end:], alpha=-1.0)

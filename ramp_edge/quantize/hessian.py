@@ -19,7 +19,10 @@ import numpy.typing as npt
 import torch
 
 Float32 = npt.NDArray[np.float32]
-DEFAULT_DAMPING = 0.01
+SHRINKAGE = 0.1
+"""Share by which entries off the diagonal are trusted less. Unlike damping it is the same for outlier columns and quiet ones:
+measured on unseen text it lowers the output error where damping by the mean diagonal raises it (docs/method.md)."""
+DAMPING = 0.001
 """Share of the mean diagonal added to it: bounds the corrections in directions that calibration hardly saw."""
 
 
@@ -31,6 +34,18 @@ class FeedbackFactor:
     """R, upper triangular with H = R R^T (damped), float32 [n_cols, n_cols]."""
     inverse: torch.Tensor
     """U = R^-1, upper triangular, float32 [n_cols, n_cols]."""
+    hessian: torch.Tensor
+    """H itself (shrunk and damped), float32 [n_cols, n_cols]."""
+
+    def within(self, start: int, width: int) -> tuple[Float32, Float32]:
+        """(price [width], couple [width, width]) of the columns of one slab.
+
+        A residual e of column j costs price[j] e^2 and takes couple[j, i] e from each later column i (GPTQ's step).
+        """
+        end = start + width
+        diagonal = self.root.diagonal()[start:end]
+        couple = diagonal[:, None] * self.inverse[start:end, start:end]
+        return diagonal.square().numpy(), couple.contiguous().numpy()
 
     def importance(self, slab_cols: int) -> Float32:
         """Importance of each column [n_cols] within its slab, given that later slabs absorb error."""
@@ -42,24 +57,25 @@ class FeedbackFactor:
         return out
 
 
-def feedback_factor(hessian: Float32, damping: float = DEFAULT_DAMPING) -> FeedbackFactor:
+def feedback_factor(hessian: Float32, *, shrinkage: float = SHRINKAGE, damping: float = DAMPING) -> FeedbackFactor:
     """Factor second moments [n_cols, n_cols].
 
     Damping grows until the factorization succeeds, so rank-deficient moments (few tokens) are fine.
     """
-    h = torch.from_numpy(np.asarray(hessian, dtype=np.float32))
+    h = torch.from_numpy(np.array(hessian, dtype=np.float32))
     n_cols = h.shape[0]
     mean = float(h.diagonal().mean())
     if not np.isfinite(mean) or mean <= 0.0:
         # Inputs that are always zero: nothing to weigh, every column counts the same.
         h, mean = torch.eye(n_cols), 1.0
+    diagonal = h.diagonal().clone()
+    h.mul_(1.0 - shrinkage).diagonal().copy_(diagonal)
     share = damping
     while True:
-        reversed_h = h.flip(0, 1).clone()
-        reversed_h.diagonal().add_(share * mean)
-        lower, failed = torch.linalg.cholesky_ex(reversed_h)
+        h.diagonal().copy_(diagonal + share * mean)
+        lower, failed = torch.linalg.cholesky_ex(h.flip(0, 1))
         if not int(failed):
             root = lower.flip(0, 1).contiguous()
             inverse: torch.Tensor = torch.linalg.solve_triangular(root, torch.eye(n_cols), upper=True)
-            return FeedbackFactor(root=root, inverse=inverse)
+            return FeedbackFactor(root=root, inverse=inverse, hessian=h)
         share *= 4.0

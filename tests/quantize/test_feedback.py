@@ -32,10 +32,10 @@ def moments(x: np.ndarray) -> np.ndarray:
 # Output error with feedback over output error of the codec with the moments' diagonal as importance, on inputs that
 # the moments have not seen: measured. (The spectrum decays fast here; real layers gain less.)
 RATIOS = {
-    "Q4_0": 0.123, "Q4_1": 0.211, "Q5_0": 0.213, "Q5_1": 0.158, "Q8_0": 0.166, "Q2_K": 0.694,
-    "Q3_K": 0.553, "Q4_K": 0.523, "Q5_K": 0.564, "Q6_K": 0.376, "IQ2_XXS": 0.676, "IQ2_XS": 0.687,
-    "IQ3_XXS": 0.550, "IQ1_S": 0.829, "IQ4_NL": 0.193, "IQ3_S": 0.580, "IQ2_S": 0.475, "IQ4_XS": 0.556,
-    "IQ1_M": 0.722,
+    "Q4_0": 0.105, "Q4_1": 0.163, "Q5_0": 0.157, "Q5_1": 0.131, "Q8_0": 0.123, "Q2_K": 0.156,
+    "Q3_K": 0.156, "Q4_K": 0.139, "Q5_K": 0.146, "Q6_K": 0.108, "IQ2_XXS": 0.565, "IQ2_XS": 0.555,
+    "IQ3_XXS": 0.694, "IQ1_S": 0.655, "IQ4_NL": 0.157, "IQ3_S": 0.830, "IQ2_S": 0.445, "IQ4_XS": 0.136,
+    "IQ1_M": 0.586,
 }  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def test_any_split_of_the_rows_gives_the_same_bytes(quant_type: QuantType) -> No
         parts = [quantize_rows(quant_type, w[at : at + size], factor) for at in range(0, 24, size)]
         # float32 sums over the columns may run in another order for other heights: rarely a block ends in another byte.
         joined = np.concatenate([p[0] for p in parts])
-        assert (joined != whole).mean() < 1e-2  # measured up to 1.5e-3, depending on the machine
+        assert (joined != whole).mean() < 3e-2  # measured up to 9.0e-3, depending on the machine
     np.testing.assert_array_equal(decode(quant_type, whole, N_COLS), meaning)
 
 
@@ -90,14 +90,16 @@ def test_moments_without_information_act_as_equal_importance(value: float) -> No
     factor = feedback_factor(np.full((N_COLS, N_COLS), value, dtype=np.float32))
     data, _ = quantize_rows(QuantType.Q4_K, w, factor)
     np.testing.assert_array_equal(factor.importance(256), np.full(N_COLS, factor.importance(256)[0]))
-    expected = encode(QuantType.Q4_K, w, factor.importance(256))
-    assert (data == expected).mean() > 0.98
+    # Nothing correlates, so feedback changes no target; the search over scales still beats the codec's own choice.
+    expected = decode(QuantType.Q4_K, encode(QuantType.Q4_K, w, factor.importance(256)), N_COLS)
+    assert ((decode(QuantType.Q4_K, data, N_COLS) - w) ** 2).sum() <= ((expected - w) ** 2).sum()
 
 
-def test_the_factor_is_the_damped_moments() -> None:
+def test_the_factor_is_the_shrunk_and_damped_moments() -> None:
     hessian = moments(correlated_inputs())
-    factor = feedback_factor(hessian, damping=0.01)
-    damped = hessian + 0.01 * hessian.diagonal().mean() * np.eye(N_COLS, dtype=np.float32)
+    factor = feedback_factor(hessian, shrinkage=0.2, damping=0.01)
+    damped = 0.8 * hessian + np.diag(0.2 * hessian.diagonal() + 0.01 * hessian.diagonal().mean())
+    np.testing.assert_allclose(factor.hessian.numpy(), damped, rtol=1e-5, atol=1e-8)
     root = factor.root.numpy()
     np.testing.assert_allclose(root @ root.T, damped, atol=2e-6 * damped.max() + 1e-6)
     np.testing.assert_allclose(root @ factor.inverse.numpy(), np.eye(N_COLS), atol=1e-4)

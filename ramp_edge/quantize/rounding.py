@@ -1,0 +1,120 @@
+"""The inner loops of error feedback, compiled by numba: codes of one slab column by column, then descent over whole rows.
+
+Both work on rows independently and release the interpreter lock, so strips of rows run in parallel threads.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+Float32 = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+Int32 = npt.NDArray[np.int32]
+
+_compiled = numba.njit(nogil=True, cache=True, fastmath=True)
+
+
+@_compiled
+def round_slab(
+    target: Float32,
+    steps: Float32,
+    offsets: Float32,
+    levels: Float32,
+    uniform: bool,
+    price: Float32,
+    couple: Float32,
+    codes: Bytes,
+    picks: Int32,
+) -> None:
+    """Codes and scales of one slab, each column's error handed to the columns after it.
+
+    target [n_rows, width]; steps and offsets [n_rows, n_groups, n_candidates]: the scales that each group may have;
+    price [width]: cost of a squared residual of each column; couple [width, width]: what a unit residual of one column takes from
+    the later ones. Fills codes [n_rows, width] and picks [n_rows, n_groups] (the candidate of least cost, group after group).
+    """
+    n_rows, width = target.shape
+    n_groups, n_candidates = steps.shape[1], steps.shape[2]
+    size = width // n_groups
+    last, lowest = np.float32(len(levels) - 1), levels[0]
+    rest = np.empty(width, np.float32)
+    # Candidates lie side by side, so that the innermost loops run over them in vector registers.
+    trial = np.empty((size, n_candidates), np.float32)
+    residual = np.empty((size, n_candidates), np.float32)
+    code = np.empty((size, n_candidates), np.float32)
+    cost = np.empty(n_candidates, np.float32)
+    inverse = np.empty(n_candidates, np.float32)
+    for r in range(n_rows):
+        rest[:] = target[r]
+        for g in range(n_groups):
+            first = g * size
+            step, offset = steps[r, g], offsets[r, g]
+            for k in range(n_candidates):
+                cost[k] = 0.0
+                inverse[k] = np.float32(0.0) if step[k] == 0 else np.float32(1.0) / step[k]
+            for j in range(size):
+                trial[j, :] = rest[first + j]
+            for j in range(size):
+                for k in range(n_candidates):
+                    x = (trial[j, k] - offset[k]) * inverse[k]
+                    if uniform:
+                        nearest = min(max(np.rint(x - lowest), np.float32(0.0)), last)
+                        level = nearest + lowest
+                    else:
+                        nearest, level = np.float32(0.0), lowest
+                        for i in range(1, len(levels)):
+                            above = x > np.float32(0.5) * (levels[i - 1] + levels[i])
+                            nearest = np.float32(i) if above else nearest
+                            level = levels[i] if above else level
+                    error = trial[j, k] - (step[k] * level + offset[k])
+                    code[j, k], residual[j, k] = nearest, error
+                    cost[k] += error * error * price[first + j]
+                for i in range(j + 1, size):
+                    share = couple[first + j, first + i]
+                    for k in range(n_candidates):
+                        trial[i, k] -= residual[j, k] * share
+            best = 0
+            for k in range(1, n_candidates):
+                if cost[k] < cost[best]:
+                    best = k
+            picks[r, g] = best
+            for j in range(size):
+                codes[r, first + j] = np.uint8(code[j, best])
+                for i in range(first + size, width):
+                    rest[i] -= residual[j, best] * couple[first + j, i]
+
+
+@_compiled
+def descend(codes: Bytes, steps: Float32, levels: Float32, hessian: Float32, pull: Float32, sweeps: int) -> None:
+    """Coordinate descent: move single codes to a neighbour while that lowers the rows' output error E H E^T.
+
+    codes [n_rows, n_cols], changed in place; steps [n_rows, n_groups]; pull = E H [n_rows, n_cols], kept up to date in place.
+    """
+    n_rows, n_cols = codes.shape
+    size = n_cols // steps.shape[1]
+    last = len(levels) - 1
+    for r in range(n_rows):
+        for _ in range(sweeps):
+            moved = False
+            for j in range(n_cols):
+                step, code = steps[r, j // size], int(codes[r, j])
+                p, h = np.float32(2.0) * pull[r, j], hessian[j, j]
+                best, move, change = np.float32(0.0), 0, np.float32(0.0)
+                if code < last:
+                    delta = step * (levels[code + 1] - levels[code])
+                    gain = delta * (delta * h - p)
+                    if gain < best:
+                        best, move, change = gain, 1, delta
+                if code > 0:
+                    delta = step * (levels[code - 1] - levels[code])
+                    gain = delta * (delta * h - p)
+                    if gain < best:
+                        best, move, change = gain, -1, delta
+                if move:
+                    codes[r, j] = code + move
+                    for i in range(n_cols):
+                        pull[r, i] -= change * hessian[j, i]
+                    moved = True
+            if not moved:
+                break

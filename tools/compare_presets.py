@@ -2,9 +2,10 @@
 """Compare ramp-edge's files with llama.cpp's presets at equal bytes, both calibrated on the same tokens.
 
 The presets are made by the real `llama-imatrix` and `llama-quantize` (timed); every file is scored by ramp-edge's
-evaluator, and with --check by `llama-perplexity` too. Prints a Markdown table and saves it beside a JSON record.
+evaluator, and with --check by `llama-perplexity` too. Prints a Markdown table and saves the record as JSON, of which
+`benchmark_page.py` makes the page in docs/. Finished steps are kept in the work folder, so a stopped run goes on.
 
-    python tools/compare_presets.py --reference f16.gguf --tools BIN \\
+    python tools/compare_presets.py --reference f16.gguf --title "SmolLM2-135M" \\
         --calibration groups_merged.txt --calibration c4.utf8 --calibration-tokens 20480 \\
         --eval-text wiki.test.raw --eval-tail-bytes 500000 --windows 16 \\
         --preset IQ4_XS --preset Q4_K_M --preset Q4_K_M:Q5_1 --build raspberry-pi-5 -o comparison
@@ -24,13 +25,15 @@ import shlex
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from llama_tools import LlamaTools, ToolError, ToolScore
+from llama_tools import LlamaTools, ToolError
+from presets_table import Comparison, Row, markdown, rate, save
 
 from ramp_edge.evaluate.evaluator import (
     ReferenceLogits,
@@ -40,29 +43,23 @@ from ramp_edge.evaluate.evaluator import (
     tokenize_text,
 )
 from ramp_edge.evaluate.llama import LlamaVocabulary
+from ramp_edge.events import EventBus
 from ramp_edge.model.gguf_file import GgufTensors, file_sha256
 from ramp_edge.model.output_head import read_output_head
-from ramp_edge.records import EvaluationResult
+from ramp_edge.runtime.build import build_host_tools
 
 DEFAULT_PRESETS = ("IQ4_XS", "Q4_0", "IQ4_NL", "Q4_K_S", "Q4_K_M", "Q5_K_M")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """One file of the table."""
+class File:
+    """A file to score."""
 
     label: str
     kind: str
-    """reference, preset or candidate"""
-    file_bytes: int
-    seconds: float | None
-    """llama-quantize's for a preset, the whole build's for a candidate."""
-    result: EvaluationResult
-    check: ToolScore | None
-    rival: str | None = None
-    """For a candidate, the preset it is compared with."""
-    kl_ratio: float | None = None
-    """Its mean KL over the rival's."""
+    path: Path
+    seconds: float | None = None
+    peak_bytes: int | None = None
 
 
 def head_of_tokens(vocabulary: LlamaVocabulary, text: str, n_tokens: int) -> str:
@@ -119,9 +116,9 @@ def make_presets(
 
 def build_candidates(
     options: argparse.Namespace, calibration: Path, presets: dict[str, tuple[Path, float | None]], work: Path
-) -> list[tuple[str, str, Path, float | None]]:
+) -> list[File]:
     """`ramp-edge build` at the bytes of each preset; the first run pays for calibration, later ones find it cached."""
-    files: list[tuple[str, str, Path, float | None]] = []
+    files = []
     for label, (path, _) in presets.items():
         name = f"ramp-edge @ {label}"
         out = work / f"build-{label.replace(':', '+')}"
@@ -143,65 +140,12 @@ def build_candidates(
             took.write_text(json.dumps(record))
         record = json.loads(took.read_text())
         say(f"{name}: {record['seconds']:.1f} s, peak {record['peak_bytes'] / 1e6:.0f} MB")
-        files.append((name, "candidate", out / "model.gguf", record["seconds"]))
+        files.append(File(label=name, kind="candidate", path=out / "model.gguf", **record))
     return files
 
 
-def rate(rows: list[Row]) -> list[Row]:
-    """Give every candidate its rival and the ratio of mean KL."""
-    presets = sorted((r for r in rows if r.kind == "preset"), key=lambda r: r.file_bytes)
-    rated = []
-    for row in rows:
-        rival = next((p for p in presets if p.file_bytes >= row.file_bytes), None)
-        if row.kind != "candidate" or rival is None or rival.result.divergence is None:
-            rated.append(row)
-            continue
-        assert row.result.divergence is not None
-        ratio = row.result.divergence.mean_kl / rival.result.divergence.mean_kl
-        rated.append(
-            Row(
-                label=row.label, kind=row.kind, file_bytes=row.file_bytes, seconds=row.seconds,
-                result=row.result, check=row.check, rival=rival.label, kl_ratio=ratio,
-            )
-        )  # fmt: skip
-    return rated
-
-
-def markdown(rows: list[Row], header: list[str]) -> str:
-    """The table, smallest file first, the reference on top."""
-    lines = [*header, "", "| file | bytes | mean KL | median KL | same top | perplexity | seconds | KL / preset |"]
-    lines.append("|---|---:|---:|---:|---:|---:|---:|---:|")
-    for row in sorted(rows, key=lambda r: (r.kind != "reference", r.file_bytes)):
-        d, p = row.result.divergence, row.result.perplexity
-        seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
-        ratio = "" if row.kl_ratio is None else f"{row.kl_ratio:.3f} of {row.rival}"
-        kl = ("", "", "") if d is None else (
-            f"{d.mean_kl:.5f} ± {d.std_error:.5f}", f"{d.median_kl:.5f}", f"{100 * d.top_token_agreement:.1f} %"
-        )  # fmt: skip
-        lines.append(
-            f"| {row.label} | {row.file_bytes:,} | {kl[0]} | {kl[1]} | {kl[2]} "
-            f"| {p.value:.4f} ± {p.std_error:.4f} | {seconds} | {ratio} |"
-        )
-    checks = [r for r in rows if r.check is not None]
-    if checks:
-        lines += ["", "| file | KL here | KL of llama-perplexity | PPL here | PPL of llama-perplexity |"]
-        lines.append("|---|---:|---:|---:|---:|")
-    for row in checks:
-        assert row.check is not None
-        own = "" if row.result.divergence is None else f"{row.result.divergence.mean_kl:.6f}"
-        other = "" if row.check.mean_kl is None else f"{row.check.mean_kl:.6f} ± {row.check.kl_std_error:.6f}"
-        lines.append(f"| {row.label} | {own} | {other} | {row.result.perplexity.value:.4f} | {row.check.ppl:.4f} |")
-    return "\n".join(lines) + "\n"
-
-
-def score(
-    options: argparse.Namespace,
-    tools: LlamaTools,
-    work: Path,
-    evaluation: Path,
-    files: list[tuple[str, str, Path, float | None]],
-) -> list[Row]:
-    """Evaluate the reference and every (label, kind, file, seconds)."""
+def score(options: argparse.Namespace, tools: LlamaTools, work: Path, evaluation: Path, files: list[File]) -> list[Row]:
+    """Evaluate the reference and every file."""
     head = read_output_head(GgufTensors(options.reference))
     tokens = tokenize_text(options.reference, read_text(evaluation))
     result, reference = reference_logits(
@@ -221,29 +165,51 @@ def score(
             result=result, check=check,
         )
     ]  # fmt: skip
-    for label, kind, path, seconds in files:
-        say(f"evaluate {label} ...")
-        rows.append(score_one(options, tools, work, reference, (label, kind, path, seconds)))
+    for file in files:
+        say(f"evaluate {file.label} ...")
+        rows.append(score_one(options, tools, work, reference, file))
     if options.check:
         base.unlink(missing_ok=True)
     return rows
 
 
 def score_one(
-    options: argparse.Namespace,
-    tools: LlamaTools,
-    work: Path,
-    reference: ReferenceLogits,
-    file: tuple[str, str, Path, float | None],
+    options: argparse.Namespace, tools: LlamaTools, work: Path, reference: ReferenceLogits, file: File
 ) -> Row:
     """Evaluate one file."""
-    label, kind, path, seconds = file
-    result = evaluate_model(path, reference=reference, label=label, threads=options.eval_threads)
+    result = evaluate_model(file.path, reference=reference, label=file.label, threads=options.eval_threads)
     check = None
     if options.check:
-        log = work / f"{label.replace('/', '_')}.perplexity.log"
-        check = tools.divergence(path, n_ctx=options.ctx, base=work / "kl.base", log=log)
-    return Row(label=label, kind=kind, file_bytes=result.file_bytes, seconds=seconds, result=result, check=check)
+        log = work / f"{file.label.replace('/', '_')}.perplexity.log"
+        check = tools.divergence(file.path, n_ctx=options.ctx, base=work / "kl.base", log=log)
+    return Row(
+        label=file.label, kind=file.kind, file_bytes=result.file_bytes, seconds=file.seconds,
+        peak_bytes=file.peak_bytes, result=result, check=check,
+    )  # fmt: skip
+
+
+def public_command(argv: list[str]) -> str:
+    """The command as another person would type it: file names instead of this machine's paths."""
+    return shlex.join(["python", "tools/compare_presets.py", *(Path(a).name if "/" in a else a for a in argv)])
+
+
+def cpu_name() -> str:
+    """Machine, cores and, on Linux, the processor's name."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        found = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        name = found[0] if found else name
+    return f"{platform.machine()}, {name}, {os.cpu_count()} cores"
+
+
+def commit() -> str:
+    """Commit of this checkout, marked where files differ from it."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
+    done = subprocess.run(git, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
 
 
 def say(text: str) -> None:
@@ -256,7 +222,8 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--reference", type=Path, required=True, help="F16 GGUF")
-    add("--tools", type=Path, default=os.environ.get("RAMP_EDGE_LLAMA_BIN"), help="folder of llama.cpp's tools")
+    add("--title", help="of the table; default the reference's name")
+    add("--tools", type=Path, default=None, help="folder of llama.cpp's tools; default: built once, cached")
     add("--calibration", type=Path, action="append", required=True, help="text; several are joined")
     add("--calibration-tokens", type=int, default=0, help="tokens in all, an equal share from the head of each text")
     add("--eval-text", type=Path, required=True)
@@ -271,11 +238,8 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     add("--eval-threads", type=int, default=None, help="of the evaluator; default by timing")
     add("--check", action="store_true", help="score everything with llama-perplexity as well")
     add("--work", type=Path, default=None, help="keeps imatrix, presets and logs; default OUTPUT.work")
-    add("-o", "--output", type=Path, required=True, help="writes OUTPUT.json and OUTPUT.md")
-    options = parser.parse_args(argv)
-    if options.tools is None:
-        parser.error("--tools (or RAMP_EDGE_LLAMA_BIN) must name the folder with llama-imatrix and llama-quantize")
-    return options
+    add("-o", "--output", type=Path, required=True, help="writes OUTPUT.json")
+    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -283,37 +247,28 @@ def main(argv: list[str] | None = None) -> int:
     options = parse_options(argv)
     work: Path = options.work or options.output.with_suffix(".work")
     work.mkdir(parents=True, exist_ok=True)
-    tools = LlamaTools(folder=Path(options.tools), threads=options.threads)
+    tools = LlamaTools(folder=options.tools or build_host_tools(EventBus()), threads=options.threads)
     calibration, evaluation = prepare_texts(options, work)
     presets, imatrix_s = make_presets(options, tools, calibration, work)
-    files = [(label, "preset", path, seconds) for label, (path, seconds) in presets.items()]
+    files = [File(label=label, kind="preset", path=path, seconds=s) for label, (path, s) in presets.items()]
     if options.build:
         files += build_candidates(options, calibration, presets, work)
     for entry in options.candidate:
         label, _, name = entry.rpartition("=")
         path = Path(name) / "model.gguf" if Path(name).is_dir() else Path(name)
-        files.append((label or path.stem, "candidate", path, None))
-    rows = rate(score(options, tools, work, evaluation, files))
-    command = shlex.join(["python", "tools/compare_presets.py", *(argv if argv is not None else sys.argv[1:])])
-    header = [
-        f"Made by `{command}`",
-        "",
-        f"{platform.machine()}, {os.cpu_count()} cores, tools with {options.threads} threads; "
-        f"llama-imatrix {imatrix_s:.1f} s; {rows[0].result.perplexity.n_windows} windows of {options.ctx} tokens.",
-    ]
-    table = markdown(rows, header)
-    record = {
-        "schema_version": 1,
-        "command": command,
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "imatrix_s": imatrix_s,
-        "calibration_sha256": file_sha256(calibration),
-        "evaluation_sha256": file_sha256(evaluation),
-        "rows": [asdict(row) for row in rows],
-    }
-    options.output.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
-    options.output.with_suffix(".md").write_text(table)
+        files.append(File(label=label or path.stem, kind="candidate", path=path))
+    comparison = Comparison(
+        title=options.title or options.reference.stem,
+        command=public_command(argv if argv is not None else sys.argv[1:]),
+        machine=cpu_name(),
+        versions={"commit": commit(), **{p: version(p) for p in ("llama-cpp-python", "torch", "numpy")}},
+        imatrix_s=imatrix_s,
+        calibration_sha256=file_sha256(calibration),
+        evaluation_sha256=file_sha256(evaluation),
+        rows=tuple(rate(score(options, tools, work, evaluation, files))),
+    )
+    save(options.output.with_suffix(".json"), comparison)
+    table = markdown(comparison)
     print(table)
     return 0
 

@@ -6,6 +6,7 @@ hidden work folder (candidates), so that a build that was stopped goes on where 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -28,6 +29,14 @@ from ramp_edge.pipeline.candidates import Problem, knapsack, propose, uniform
 from ramp_edge.pipeline.emission import Emitter
 from ramp_edge.pipeline.finalists import Finalist, Finalists, continuation_of, presets_allocator
 from ramp_edge.pipeline.model_source import find_model
+from ramp_edge.pipeline.output_folder import (
+    MODEL_FILE,
+    PARTIAL_RECORD_FILE,
+    RECORD_FILE,
+    check_inputs,
+    check_output,
+    claimed,
+)
 from ramp_edge.pipeline.record import BuildRecord, CandidateRecord, TensorRecord, record_json, to_plain, versions
 from ramp_edge.pipeline.request import BuildRequest
 from ramp_edge.pipeline.verification import verify_file
@@ -36,17 +45,18 @@ from ramp_edge.profile.load import load_target
 from ramp_edge.profile.memory import weight_bytes
 from ramp_edge.records import Allocation, DeviceTarget, EvaluationResult
 
-MODEL_FILE = "model.gguf"
-RECORD_FILE = "build.json"
-
 
 def build(request: BuildRequest, events: EventBus) -> BuildRecord:
     """Compile the model for the device. Raises RampEdgeError subclasses; nothing half-written stays behind."""
     threads = request.threads or available_cores()
-    with ThreadPoolExecutor(threads) as pool:
-        # 1. Device and model
+    with ThreadPoolExecutor(threads) as pool, contextlib.ExitStack() as held:
+        # 1. Device, model and the folder for the result
         target = load_target(request.device)
+        check_output(request.output)
         path = find_model(request.model, events)
+        check_inputs(request.output, _inputs(request, path, target))
+        if not request.dry_run:
+            held.enter_context(claimed(request.output))
         inventory, tensors = open_inventory(path, allow_requantize=request.allow_requantize, events=events)
         facts = architecture_facts(inventory.architecture)
         if facts is None:
@@ -105,6 +115,13 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
         return record
 
 
+def _inputs(request: BuildRequest, model: Path, target: DeviceTarget) -> list[tuple[str, Path]]:
+    texts = [("--calibration", path) for path in request.calibration]
+    if request.eval_text is not None:
+        texts.append(("--eval-text", request.eval_text))
+    return [("the model", model), ("the profile", target.profile_path), *texts]
+
+
 def available_cores() -> int:
     """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -125,7 +142,7 @@ def _text_hash(text: TextWindows) -> str:
 
 def _publish(output: Path, model: Path, record: BuildRecord) -> None:
     """Model and record appear under their names only when both are complete."""
-    partial = output / (RECORD_FILE + ".partial")
+    partial = output / PARTIAL_RECORD_FILE
     try:
         partial.write_text(record_json(record), encoding="utf-8")
         model.replace(output / MODEL_FILE)

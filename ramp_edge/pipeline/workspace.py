@@ -11,23 +11,28 @@ from pathlib import Path
 from typing import Any
 
 from ramp_edge.emit.write import output_error
-from ramp_edge.errors import ResumeError, UsageError
+from ramp_edge.errors import ResumeError
 
 FOLDER = ".ramp-edge-build"
+LOCK_FILE = "lock"
+"""Held by the running build (`output_folder.py`), not part of its work."""
+
+
+def holds_work(folder: Path) -> bool:
+    """True where a stopped build left something in `folder` that resuming would use."""
+    return any(folder.glob("*.gguf"))
 
 
 class Workspace:
-    """`OUT/.ramp-edge-build`: finished candidates and their measurements."""
+    """`OUT/.ramp-edge-build`: finished candidates and their measurements. The folder must be claimed already."""
 
     def __init__(self, output: Path, fingerprint: str, settings: dict[str, object], *, resume: bool) -> None:
-        if output.exists() and not output.is_dir():
-            raise UsageError(f"{output} is a file", hint="give a folder with -o")
         self.folder = output / FOLDER
         note = self.folder / "request.json"
         if resume and note.exists():
             self._check(note, fingerprint, settings)
-        elif self.folder.exists():
-            shutil.rmtree(self.folder)
+        else:
+            self.remove()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._write(note, {"fingerprint": fingerprint, "settings": settings})
@@ -67,5 +72,9 @@ class Workspace:
         return self.folder / name
 
     def remove(self) -> None:
-        """The build is done."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Drop everything but the lock."""
+        for entry in self.folder.glob("*"):
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            elif entry.name != LOCK_FILE:
+                entry.unlink(missing_ok=True)

@@ -39,6 +39,7 @@ from ramp_edge.pipeline.output_folder import (
 )
 from ramp_edge.pipeline.record import BuildRecord, CandidateRecord, TensorRecord, record_json, to_plain, versions
 from ramp_edge.pipeline.request import BuildRequest
+from ramp_edge.pipeline.texts import cut_texts, read_texts
 from ramp_edge.pipeline.verification import verify_file
 from ramp_edge.pipeline.workspace import Workspace
 from ramp_edge.profile.load import load_target
@@ -53,6 +54,7 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
         # 1. Device, model and the folder for the result
         target = load_target(request.device)
         check_output(request.output)
+        texts = read_texts(request)
         path = find_model(request.model, events)
         check_inputs(request.output, _inputs(request, path, target))
         if not request.dry_run:
@@ -66,16 +68,17 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
                 hint="forward-only calibration still serves it, with llama.cpp's own tools: `ramp-edge runtime build --host`, then "
                 "`llama-imatrix -m MODEL -f TEXT -o imatrix.gguf` and `llama-quantize --imatrix imatrix.gguf MODEL OUT Q4_K_M`",
             )
-        check_finite(tensors, inventory, events)
 
-        # 2. Limits, checked before anything expensive
+        # 2. Limits and texts, checked before anything expensive
         limits = resolve_limits(request, inventory, target)
         legal = legal_choices(request, inventory, target, calibrated=True)
         header_bytes = inventory.file_bytes - sum(t.source_bytes for t in inventory.tensors)
         check_feasible(inventory, target, limits, legal, header_bytes)
+        given = cut_texts(request, texts, inventory, events)
+        check_finite(tensors, inventory, events)
 
         # 3. Text, moments, Fisher samples, error table
-        text = prepare_text(request, inventory, threads, events)
+        text = prepare_text(request, inventory, given, threads, events)
         calibrated = calibrate(request, inventory, facts, tensors, legal, text, pool, events)
 
         # 4. Candidates inside the limits

@@ -20,7 +20,7 @@ MIN_WINDOWS = 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextWindows:
-    """int32 [n_windows, window_tokens] each; `held_out` may be empty."""
+    """int32 [n_windows, window_tokens] each; `held_out`, which is measured on, may be empty."""
 
     calibration: Tokens
     held_out: Tokens

@@ -58,11 +58,26 @@ class ReferenceLogits:
 
 
 def read_text(path: Path) -> str:
-    """A text as llama.cpp's `-f` reads it: UTF-8, one final newline dropped. Raises CalibrationError."""
+    """A text as llama.cpp's `-f` reads it, one final newline dropped, but only whole UTF-8. Raises CalibrationError.
+
+    llama.cpp tokenizes bytes that are no text as well; their statistics would be those of another language.
+    """
     try:
-        text = path.read_bytes().decode("utf-8", errors="ignore")
+        data = path.read_bytes()
     except OSError as error:
         raise CalibrationError(f"the text {path} cannot be read: {error.strerror or error}") from error
+    if (at := data.find(b"\0")) >= 0:
+        raise CalibrationError(
+            f"the text {path} is a binary file, or UTF-16: byte {at} is NUL",
+            hint="give plain UTF-8 text; `iconv -f UTF-16 -t UTF-8` converts it",
+        )
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CalibrationError(
+            f"the text {path} is not UTF-8: byte {error.start} is 0x{data[error.start]:02X} ({error.reason})",
+            hint="`iconv -f LATIN1 -t UTF-8` converts a text, `iconv -c -f UTF-8 -t UTF-8` drops what is broken",
+        ) from error
     if not text.strip():
         raise CalibrationError(f"the text {path} is empty", hint="give a UTF-8 text file")
     return text.removesuffix("\n")

@@ -14,7 +14,7 @@ from ramp_edge.calibrate.text import TextWindows
 from ramp_edge.codec.libllama_quantize import quantize_preset
 from ramp_edge.emit.layout import Layout, MetadataItem
 from ramp_edge.errors import RuntimeToolError, UnsupportedModelError
-from ramp_edge.evaluate.evaluator import ReferenceLogits, evaluate_model, read_text, reference_logits, tokenize_text
+from ramp_edge.evaluate.evaluator import ReferenceLogits, evaluate_model, reference_logits
 from ramp_edge.evaluate.generate import generate
 from ramp_edge.events import EventBus
 from ramp_edge.model.gguf_file import GgufTensors, file_sha256
@@ -113,8 +113,6 @@ class Finalists:
         return winner
 
     def _eval_tokens(self) -> npt.NDArray[np.int32]:
-        if self._request.eval_text is not None:
-            return tokenize_text(self._problem.inventory.path, read_text(self._request.eval_text))
         if not len(self._text.held_out):
             self._events.warn(
                 "the calibration text is too short to hold any of it out: KL is measured on calibration windows; "

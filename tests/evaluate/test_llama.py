@@ -94,8 +94,25 @@ def test_tokens_of_text_and_bytes_agree(tiny_gguf: Path) -> None:
 
 def test_a_text_is_read_as_llama_cpp_reads_it(tmp_path: Path) -> None:
     file = tmp_path / "t.txt"
-    file.write_bytes(b"\xa9 one\r\ntwo\n\n")
-    assert read_text(file) == " one\r\ntwo\n"
+    file.write_bytes(b"caf\xc3\xa9 one\r\ntwo\n\n")
+    assert read_text(file) == "café one\r\ntwo\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"good " * 2000 + b"\xff", "byte 10000 is 0xFF"),
+        (b"cut \xc3", "byte 4 is 0xC3"),
+        (b"text " * 2000 + b"\0 more", "binary file, or UTF-16: byte 10000 is NUL"),
+        ("UTF-16".encode("utf-16-le"), "byte 1 is NUL"),
+    ],
+)
+def test_what_is_no_text_is_refused_with_its_place(tmp_path: Path, content: bytes, words: str) -> None:
+    file = tmp_path / "t.txt"
+    file.write_bytes(content)
+    with pytest.raises(CalibrationError, match=rf"t\.txt is .*{words}") as caught:
+        read_text(file)
+    assert "UTF-8" in caught.value.hint
 
 
 @pytest.mark.parametrize("content", [b"", b" \n\t\n"])

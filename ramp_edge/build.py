@@ -40,7 +40,7 @@ from ramp_edge.pipeline.output_folder import (
 from ramp_edge.pipeline.record import BuildRecord, CandidateRecord, TensorRecord, record_json, to_plain, versions
 from ramp_edge.pipeline.request import BuildRequest
 from ramp_edge.pipeline.texts import cut_texts, read_texts
-from ramp_edge.pipeline.verification import verify_file
+from ramp_edge.pipeline.verification import verify_file, verify_stock_file
 from ramp_edge.pipeline.workspace import Workspace
 from ramp_edge.profile.load import load_target
 from ramp_edge.profile.memory import weight_bytes
@@ -70,7 +70,7 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
             )
 
         # 2. Limits and texts, checked before anything expensive
-        limits = resolve_limits(request, inventory, target)
+        limits = resolve_limits(request, inventory, target, events)
         legal = legal_choices(request, inventory, target, calibrated=True)
         header_bytes = inventory.file_bytes - sum(t.source_bytes for t in inventory.tensors)
         check_feasible(inventory, target, limits, legal, header_bytes)
@@ -110,6 +110,8 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
         # 6. Verify, let both models speak, move into place
         if winner.layout is not None:
             verify_file(winner.path, winner.layout, tensors, limits.max_file_bytes, events)
+        else:
+            verify_stock_file(winner.path, winner.allocation.types, limits.max_file_bytes, events)
         sample = continuation_of(inventory.path, winner.path, request.seed, threads, events)
         record = _record(request, problem, text, plans, events, winner=winner, finalists=finalists)
         record = dataclasses.replace(record, continuation=sample, stage_seconds=dict(events.stage_seconds))
@@ -159,7 +161,8 @@ def _publish(output: Path, model: Path, record: BuildRecord) -> None:
 def _best_preset(
     problem: Problem, finalists: Finalists | None, records: tuple[CandidateRecord, ...], limit_bytes: int
 ) -> CandidateRecord | None:
-    """The stock preset to stand beside: the best measured one, else the best predicted one of no more bytes."""
+    """The stock preset to stand beside: the best measured one, the winner itself where that is it, else the best
+    predicted one of no more bytes."""
 
     def measured_kl(record: CandidateRecord) -> float:
         result: EvaluationResult | None = record.evaluation
@@ -167,7 +170,7 @@ def _best_preset(
 
     stock = [r for r in records if r.codec == "stock"]
     if stock:
-        return min(stock, key=measured_kl)
+        return next((r for r in stock if r.chosen), None) or min(stock, key=measured_kl)
     presets = [r for r in records if r.origin.startswith("preset:") and r.file_bytes <= limit_bytes]
     return min(presets, key=lambda r: r.predicted_kl or 0.0) if presets else None
 
@@ -223,7 +226,7 @@ def _record(
             "seed": request.seed,
         },
         origin=plan.origin,
-        limit=limits.origin,
+        limit=max(problem.usages(types, file_bytes), key=lambda usage: usage.share).limit,
         file_name=MODEL_FILE if winner is not None else None,
         file_bytes=file_bytes,
         file_sha256=file_sha256(winner.path) if winner is not None else None,

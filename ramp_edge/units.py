@@ -58,6 +58,29 @@ def human_bytes(size_bytes: float) -> str:
     return f"{sign}{value:.0f} B"
 
 
+def limit_and_need(limit_bytes: int, needed_bytes: int) -> tuple[str, str]:
+    """A limit and the larger size that is needed instead, in as many digits as tell them apart.
+
+    The need is rounded up, so that `parse_bytes` of it is enough.
+    """
+    digits = 3
+    while True:
+        limit, needed = _with_digits(limit_bytes, digits, up=False), _with_digits(needed_bytes, digits, up=True)
+        if limit != needed:
+            return limit, needed
+        digits += 1
+
+
+def _with_digits(size_bytes: int, digits: int, *, up: bool) -> str:
+    unit, factor = next((step for step in _STEPS if size_bytes >= step[1]), ("B", 1))
+    # In integers: 15 digits of a float would not be exact.
+    decimals = min(max(0, digits - len(str(size_bytes // factor))), len(str(factor)) - 1)
+    quantum = factor // 10**decimals
+    steps = -(-size_bytes // quantum) if up else (size_bytes + quantum // 2) // quantum
+    whole, rest = divmod(steps, 10**decimals)
+    return f"{whole}.{rest:0{decimals}d} {unit}" if decimals else f"{whole} {unit}"
+
+
 def human_seconds(seconds: float) -> str:
     """0.42 s, 12.3 s, 3 min 05 s, 1 h 02 min."""
     if seconds < 10:

@@ -14,6 +14,7 @@ from ramp_edge.errors import InfeasibleBudgetError
 from ramp_edge.records import DeviceTarget, Role, TensorInfo
 
 # Codebook types need a k-quant-like amount of data per row; ggml refuses them without an importance matrix.
+EXCLUDED = "excluded by --types"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +54,7 @@ def legal_types(
         elif quant_type.needs_imatrix and tensor.role is Role.TOKEN_EMBD:
             illegal[quant_type] = "codebook types are not used for embedding tables (rare rows collapse)"
         elif allowed is not None and quant_type not in allowed:
-            illegal[quant_type] = "excluded by --types"
+            illegal[quant_type] = EXCLUDED
         elif quant_type.bits_per_weight > tensor.source_type.bits_per_weight:
             illegal[quant_type] = f"larger than the source's {tensor.source_type.name}"
         elif quant_type is QuantType.F16 and tensor.source_type is QuantType.BF16:

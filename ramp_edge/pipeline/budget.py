@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ramp_edge.allocate.choices import Legal, legal_types
+from ramp_edge.allocate.choices import EXCLUDED, Legal, legal_types
 from ramp_edge.codec.types import FLOAT_TYPES, QuantType
 from ramp_edge.errors import InfeasibleBudgetError, UsageError
+from ramp_edge.events import EventBus
 from ramp_edge.pipeline.request import BuildRequest
 from ramp_edge.profile.advice import what_would_fit
-from ramp_edge.profile.memory import kv_cache_bytes, memory_budget, weight_bytes
+from ramp_edge.profile.memory import KV_PAD_CELLS, kv_cache_bytes, memory_budget, weight_bytes
 from ramp_edge.profile.speed import decode_seconds, kv_read_bytes, seconds_per_byte
 from ramp_edge.records import DeviceTarget, MemoryBudget, ModelInventory
-from ramp_edge.units import human_bytes
+from ramp_edge.units import human_bytes, limit_and_need
 
 SPEED_GUARD = 0.85
 """Share of Q8_0's bytes per second that a plan must reach when the user sets no speed: codebook types save bytes at
@@ -30,23 +31,32 @@ class Limits:
     """From `--target-size`; counts the header as well."""
     max_weight_bytes: int
     """Tensor data, from the bit limits."""
+    weight_limit: str
+    """Which of them set max_weight_bytes."""
+    most_bpw: float
+    """The largest `--target-bpw` that the profile allows for this model."""
     max_decode_seconds: float
     """Per token at half the context; infinite without `--min-decode-tok-s`."""
     speed_guard: bool
     """True without `--min-decode-tok-s`: plans slower than SPEED_GUARD are taken only where nothing else fits."""
-    origin: str
-    """Which limit set max_weight_bytes, for the summary."""
 
 
-def resolve_limits(request: BuildRequest, inventory: ModelInventory, target: DeviceTarget) -> Limits:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Usage:
+    """How much of one limit a plan takes."""
+
+    limit: str
+    """Its name for people, with its number."""
+    taken: str
+    """What the plan needs, in the limit's unit."""
+    share: float
+    """Above 1 where the plan exceeds the limit."""
+
+
+def resolve_limits(request: BuildRequest, inventory: ModelInventory, target: DeviceTarget, events: EventBus) -> Limits:
     """Check the options against model and device. Raises UsageError for what makes no sense."""
     hyper = inventory.hyper
-    ctx = request.ctx if request.ctx is not None else min(target.default_ctx, hyper.context_length)
-    if ctx < 1 or ctx > hyper.context_length:
-        raise UsageError(
-            f"--ctx {ctx}: {inventory.display_name} was trained for contexts of 1 to {hyper.context_length} tokens",
-            hint=f"use --ctx {min(target.default_ctx, hyper.context_length)} or less than {hyper.context_length}",
-        )
+    ctx = _context(request, inventory, target, events)
     kv_type = request.kv_type or target.default_kv_type
     try:
         kv_cache_bytes(hyper, ctx, kv_type)
@@ -57,32 +67,71 @@ def resolve_limits(request: BuildRequest, inventory: ModelInventory, target: Dev
             f"--types {', '.join(sorted(t.name for t in request.types))}: {target.name} runs none of them",
             hint=f"it runs {', '.join(t.name for t in target.types)}",
         )
-    bpw, origin = _bits(request, target)
+    for left_out in sorted((request.types or frozenset()) - target.types.keys()):
+        events.warn(f"--types {left_out.name}: {target.name} does not run it, so no tensor gets it")
+    max_weight_bytes, weight_limit, most_bpw = _bits(request, inventory, target)
     seconds = 1.0 / request.min_decode_tok_s if request.min_decode_tok_s else float("inf")
     return Limits(
         ctx=ctx,
         kv_type=kv_type,
         max_file_bytes=request.target_size_bytes,
-        max_weight_bytes=int(bpw * inventory.n_params / 8),
+        max_weight_bytes=max_weight_bytes,
+        weight_limit=weight_limit,
+        most_bpw=most_bpw,
         max_decode_seconds=seconds,
         speed_guard=request.min_decode_tok_s is None,
-        origin=origin,
     )
 
 
-def _bits(request: BuildRequest, target: DeviceTarget) -> tuple[float, str]:
+def _context(request: BuildRequest, inventory: ModelInventory, target: DeviceTarget, events: EventBus) -> int:
+    largest = inventory.hyper.context_length
+    usual = min(target.default_ctx, largest)
+    ctx = request.ctx if request.ctx is not None else usual
+    if not 1 <= ctx <= largest:
+        raise UsageError(
+            f"--ctx {ctx}: {inventory.display_name} was trained for contexts of 1 to {largest} tokens",
+            hint=f"use --ctx {largest} or less" if usual == largest else f"use --ctx {usual}, or up to {largest}",
+        )
+    least = min(KV_PAD_CELLS, largest)
+    if ctx < least:
+        events.note(f"--ctx {ctx}: llama.cpp makes room for {least} tokens at least, so that is what is planned for")
+    return max(ctx, least)
+
+
+def _bits(request: BuildRequest, inventory: ModelInventory, target: DeviceTarget) -> tuple[int, str, float]:
+    """Most bytes of weights, the name of the limit behind them, and the largest --target-bpw."""
     if request.target_bpw is not None and request.target_size_bytes is not None:
         raise UsageError("--target-bpw and --target-size exclude each other", hint="give one of them")
+    # The profile's limit is about types: norms and biases stay as they are and come on top, or Q8_0 would not fit 8.5.
+    quantizable, kept = _parts(inventory)
+    most_bytes = int(target.max_bpw * quantizable / 8) + kept
+    most_bpw = _enough_bpw(most_bytes, inventory.n_params)
     if request.target_bpw is not None:
-        if not 1.0 <= request.target_bpw <= target.max_bpw:
+        if not 1.0 <= request.target_bpw <= most_bpw:
             raise UsageError(
-                f"--target-bpw {request.target_bpw:g} is outside 1 to {target.max_bpw:g}, the most that {target.name} allows",
+                f"--target-bpw {request.target_bpw:g} is outside 1 to {most_bpw:g}, the most that {target.name} allows",
                 hint="raise bits.max_bpw in your own profile to go beyond",
             )
-        return request.target_bpw, f"--target-bpw {request.target_bpw:g}"
+        name = f"--target-bpw {request.target_bpw:.12g}"
+        return int(request.target_bpw * inventory.n_params / 8), name, most_bpw
     if request.target_size_bytes is not None:
-        return target.max_bpw, f"--target-size {human_bytes(request.target_size_bytes)}"
-    return target.target_bpw, f"{target.name}'s target of {target.target_bpw:g} bits per weight"
+        return most_bytes, f"{target.name}'s most of {target.max_bpw:g} bits per weight (bits.max_bpw)", most_bpw
+    name = f"{target.name}'s target of {target.target_bpw:g} bits per weight"
+    return int(target.target_bpw * inventory.n_params / 8), name, most_bpw
+
+
+def _parts(inventory: ModelInventory) -> tuple[int, int]:
+    """Weights that may be quantized, and bytes of the tensors that stay as they are."""
+    kept = sum(t.source_bytes for t in inventory.tensors if not t.quantizable)
+    return sum(t.n_elements for t in inventory.quantizable), kept
+
+
+def _enough_bpw(needed_bytes: int, n_weights: int) -> float:
+    """The smallest number with two decimals whose bits per weight are `needed_bytes` or more."""
+    hundredths = int(800 * needed_bytes / n_weights)
+    while int(hundredths / 100 * n_weights / 8) < needed_bytes:
+        hundredths += 1
+    return hundredths / 100
 
 
 def legal_choices(
@@ -104,19 +153,8 @@ def check_feasible(
 ) -> None:
     """Raise InfeasibleBudgetError, with what would fit, where not even the smallest or fastest plan fits."""
     smallest = smallest_types(legal)
+    _check_bytes(inventory, target, limits, legal, overhead_bytes)
     weights = weight_bytes(inventory.tensors, smallest)
-    for limit, wanted, name in (
-        (limits.max_weight_bytes, weights, limits.origin),
-        (limits.max_file_bytes, weights + overhead_bytes, limits.origin),
-    ):
-        if limit is not None and wanted > limit:
-            bpw = 8 * weights / inventory.n_params
-            raise InfeasibleBudgetError(
-                f"{name} is {human_bytes(limit)}; the smallest legal types need {human_bytes(wanted)} "
-                f"({bpw:.2f} bits per weight), {human_bytes(wanted - limit)} too much",
-                hint=f"allow {human_bytes(wanted)} or more, or smaller types with --types "
-                f"(used: {', '.join(sorted({t.name for t in smallest.values()}))})",
-            )
     budget = memory_for(inventory, smallest, target, limits)
     if budget.free_bytes < 0:
         tied = sum(line.size_bytes for line in budget.lines if line.name in ("repack_copy", "tied_copy"))
@@ -138,6 +176,86 @@ def check_feasible(
             f"{1 / best_s:.1f} tok/s on {target.name} at half of context {limits.ctx}",
             hint=f"ask for {0.98 / best_s:.1f} or less, a smaller --ctx, a quantized --kv-type, or a smaller model",
         )
+
+
+def _check_bytes(
+    inventory: ModelInventory, target: DeviceTarget, limits: Limits, legal: Mapping[str, Legal], overhead_bytes: int
+) -> None:
+    smallest = smallest_types(legal)
+    weights = weight_bytes(inventory.tensors, smallest)
+    used = ", ".join(sorted({t.name for t in smallest.values()}))
+    problems, ways = [], []
+    if weights > limits.max_weight_bytes:
+        needed_bpw = _enough_bpw(weights, inventory.n_params)
+        if needed_bpw <= limits.most_bpw:
+            ways.append(f"allow --target-bpw {needed_bpw:g} or more")
+        else:
+            # In the unit of bits.max_bpw, which does not count what stays as it is.
+            quantizable, kept = _parts(inventory)
+            needed_bpw = _enough_bpw(weights - kept, quantizable)
+            ways.append(f"set bits.max_bpw to {needed_bpw:g} or more in a profile of your own")
+        problems.append(
+            f"{limits.weight_limit}: the smallest legal types need {needed_bpw:g} bits per weight "
+            f"({human_bytes(weights)}; {used})"
+        )
+    if limits.max_file_bytes is not None and weights + overhead_bytes > limits.max_file_bytes:
+        limit, needed = limit_and_need(limits.max_file_bytes, weights + overhead_bytes)
+        ways.append(f'allow --target-size "{needed}" or more')
+        problems.append(
+            f"--target-size {limit}: the smallest legal types need a file of {needed} ({used}), "
+            f"{human_bytes(weights + overhead_bytes - limits.max_file_bytes)} too much"
+        )
+    if not problems:
+        return
+    if any(
+        why == EXCLUDED and t.bits_per_weight < entry.types[0].bits_per_weight
+        for entry in legal.values()
+        for t, why in entry.illegal.items()
+    ):
+        ways.append("smaller types with --types")
+    raise InfeasibleBudgetError("; ".join(problems), hint=", or ".join(ways))
+
+
+def limit_usages(
+    inventory: ModelInventory,
+    types: Mapping[str, QuantType],
+    target: DeviceTarget,
+    limits: Limits,
+    file_bytes: int,
+) -> tuple[Usage, ...]:
+    """What a plan takes of every limit that is in force."""
+    weights = weight_bytes(inventory.tensors, types)
+    memory = memory_for(inventory, types, target, limits)
+    found = [
+        Usage(
+            limit=limits.weight_limit,
+            taken=f"{8 * weights / inventory.n_params:.2f} bits per weight",
+            share=weights / limits.max_weight_bytes,
+        ),
+        Usage(
+            limit=f"{target.name}'s {human_bytes(memory.usable_bytes)} of usable memory",
+            taken=human_bytes(memory.total_bytes),
+            share=memory.total_bytes / memory.usable_bytes,
+        ),
+    ]
+    if limits.max_file_bytes is not None:
+        found.append(
+            Usage(
+                limit=f"--target-size {human_bytes(limits.max_file_bytes)}",
+                taken=human_bytes(file_bytes),
+                share=file_bytes / max(1, limits.max_file_bytes),
+            )
+        )
+    if limits.max_decode_seconds < float("inf"):
+        seconds = decode_seconds(inventory, types, target, ctx_used=limits.ctx // 2, kv_type=limits.kv_type)
+        found.append(
+            Usage(
+                limit=f"--min-decode-tok-s {1 / limits.max_decode_seconds:g}",
+                taken=f"{1 / seconds:.1f} tok/s",
+                share=seconds / limits.max_decode_seconds,
+            )
+        )
+    return tuple(found)
 
 
 def memory_for(

@@ -9,7 +9,7 @@ from ramp_edge.allocate.choices import Legal
 from ramp_edge.allocate.knapsack import Item, solve
 from ramp_edge.codec.types import QuantType
 from ramp_edge.errors import InfeasibleBudgetError
-from ramp_edge.pipeline.budget import SPEED_GUARD, Limits, fixed_seconds, memory_for
+from ramp_edge.pipeline.budget import SPEED_GUARD, Limits, Usage, fixed_seconds, limit_usages, memory_for
 from ramp_edge.profile.memory import weight_bytes
 from ramp_edge.profile.speed import decode_seconds, tensor_seconds
 from ramp_edge.records import Allocation, DeviceTarget, ErrorTable, ModelInventory
@@ -34,13 +34,12 @@ class Problem:
 
     def fits(self, types: Mapping[str, QuantType]) -> bool:
         """True where the plan respects every limit."""
-        limits = self.limits
-        return (
-            weight_bytes(self.inventory.tensors, types) <= limits.max_weight_bytes
-            and (limits.max_file_bytes is None or self.file_bytes(types) <= limits.max_file_bytes)
-            and memory_for(self.inventory, types, self.target, limits).free_bytes >= 0
-            and self.seconds(types) <= limits.max_decode_seconds
-        )
+        return all(usage.share <= 1.0 for usage in self.usages(types))
+
+    def usages(self, types: Mapping[str, QuantType], file_bytes: int | None = None) -> tuple[Usage, ...]:
+        """What the plan takes of every limit; `file_bytes` where its file is there already."""
+        size = self.file_bytes(types) if file_bytes is None else file_bytes
+        return limit_usages(self.inventory, types, self.target, self.limits, size)
 
     def seconds(self, types: Mapping[str, QuantType]) -> float:
         """Predicted seconds per decoded token at half the context."""

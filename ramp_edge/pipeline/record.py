@@ -74,7 +74,7 @@ class BuildRecord:
     origin: str
     """Who proposed the allocation that won."""
     limit: str
-    """Which limit decided the size."""
+    """The limit that the file comes nearest to."""
     file_name: str | None
     file_bytes: int
     file_sha256: str | None

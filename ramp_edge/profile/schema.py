@@ -127,7 +127,12 @@ class Processor(_Sourced):
 
 class Bits(_Sourced):
     target_bpw: float = Field(gt=0, le=MAX_BPW, allow_inf_nan=False, description="Aimed-at mean bits per weight.")
-    max_bpw: float = Field(gt=0, le=MAX_BPW, allow_inf_nan=False, description="More than this is never worth it here.")
+    max_bpw: float = Field(
+        gt=0,
+        le=MAX_BPW,
+        allow_inf_nan=False,
+        description="More than this, without norms and biases, is never worth it here.",
+    )
 
 
 class Defaults(_Part):

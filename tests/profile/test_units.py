@@ -6,12 +6,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ramp_edge.units import human_bytes, human_seconds, parse_bytes, parse_rate
+from ramp_edge.units import human_bytes, human_seconds, limit_and_need, parse_bytes, parse_rate
 
 
 @given(st.integers(0, 2**60))
 def test_human_bytes_reads_back_within_half_a_last_digit(size_bytes: int) -> None:
     assert abs(parse_bytes(human_bytes(size_bytes)) - size_bytes) <= 0.0051 * size_bytes
+
+
+@given(st.integers(0, 2**50), st.integers(1, 2**50))
+def test_a_need_is_told_apart_from_its_limit_and_is_enough(limit_bytes: int, more: int) -> None:
+    limit, need = limit_and_need(limit_bytes, limit_bytes + more)
+    assert limit != need
+    assert parse_bytes(need) >= limit_bytes + more
+    assert parse_bytes(limit) == pytest.approx(limit_bytes, rel=0.0051, abs=1)
+
+
+def test_a_need_takes_the_digits_it_needs() -> None:
+    assert limit_and_need(95_000_000, 120_400_001) == ("95.0 MB", "121 MB")
+    assert limit_and_need(1_570_000, 1_570_001) == ("1.57 MB", "1.58 MB")
+    assert limit_and_need(1_578_400, 1_578_500) == ("1.578 MB", "1.579 MB")
+    assert limit_and_need(7, 8) == ("7 B", "8 B")
 
 
 @given(st.integers(0, 10**6), st.sampled_from(["B", "kB", "KB", "MB", "GB", "KiB", "MiB", "GiB"]))

@@ -83,7 +83,9 @@ def _quality(record: BuildRecord) -> list[str]:
     lines.append(_row("reference", record.reference))
     lines.append(_row("this file", record.evaluation))
     preset = record.best_preset
-    if preset is not None and preset.evaluation is not None:
+    if preset is not None and preset.chosen:
+        lines.extend(_preset_won(record, preset))
+    elif preset is not None and preset.evaluation is not None:
         lines.append(_row(preset.origin.replace("preset:", "stock "), preset.evaluation))
         ours, theirs = record.evaluation.divergence, preset.evaluation.divergence
         if ours is not None and theirs is not None and theirs.mean_kl > 0:
@@ -99,6 +101,21 @@ def _quality(record: BuildRecord) -> list[str]:
         f"              {n.n_tokens} scored tokens in {n.n_windows} windows; {record.calibration['evaluation']}"
     )
     return lines
+
+
+def _preset_won(record: BuildRecord, preset: CandidateRecord) -> list[str]:
+    """The best allocation of ours beside a stock preset that won, and what that means."""
+    measured = [
+        (c.evaluation.divergence.mean_kl, c.origin, c.evaluation)
+        for c in record.candidates
+        if c.codec != "stock" and c.evaluation is not None and c.evaluation.divergence is not None
+    ]
+    rows = [_row(f"our {origin}", result) for _, origin, result in sorted(measured, key=lambda m: m[:2])[:1]]
+    name = preset.origin.removeprefix("preset:")
+    return [
+        *rows,
+        f"              this file is llama.cpp's stock {name}: it measured better than every allocation of ours",
+    ]
 
 
 def _row(label: str, result: EvaluationResult) -> str:

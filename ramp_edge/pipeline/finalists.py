@@ -31,6 +31,10 @@ PROMPTS = ("The old man looked at the sea and", "Once upon a time")
 CONTINUATION_TOKENS = 24
 
 
+def _preset_name(finalist: Finalist) -> str:
+    return finalist.allocation.origin.removeprefix("preset:")
+
+
 def preset_plans(problem: Problem) -> list[Preset]:
     """Stock presets of this model whose types are all legal here, with their predicted KL (under error feedback)."""
     try:
@@ -105,12 +109,32 @@ class Finalists:
         for index, plan in enumerate(worth[: self._effort.measured_candidates]):
             self.finalists.append(self._ours(index, plan))
         self.finalists.extend(self._stock_finalists())
-        winner = min(self.finalists, key=lambda f: (f.measured_kl, f.codec))
+        ranked = sorted(self.finalists, key=lambda f: (f.measured_kl, f.codec))
+        # Stock presets are measured whether or not they may be taken: the comparison needs one.
+        barred = {id(f): why for f in ranked if (why := self._why_not(f))}
+        winner = next(f for f in ranked if id(f) not in barred)
+        for better in ranked[: ranked.index(winner)]:
+            self._events.warn(
+                f"the stock preset {_preset_name(better)} measured better but may not be taken: {barred[id(better)]}"
+            )
         if winner.layout is None:
             self._events.warn(
-                f"the stock preset {winner.allocation.origin} measured better than every allocation of ours; it is what you get"
+                f"the stock preset {_preset_name(winner)} measured better than every allocation of ours; it is what you get"
             )
         return winner
+
+    def _why_not(self, finalist: Finalist) -> str:
+        """Why the user's limits exclude a stock preset, or nothing. Our own plans were checked when they were proposed."""
+        if finalist.layout is not None:
+            return ""
+        types = finalist.allocation.types
+        for name, entry in self._problem.legal.items():
+            if types[name] not in entry.types:
+                return (
+                    f"{name} is {types[name].name}, {entry.illegal.get(types[name], 'which the device does not run')}"
+                )
+        usages = self._problem.usages(types, finalist.path.stat().st_size)
+        return next((f"it has {u.taken}, which {u.limit} forbids" for u in usages if u.share > 1.0), "")
 
     def _eval_tokens(self) -> npt.NDArray[np.int32]:
         if not len(self._text.held_out):

@@ -3,31 +3,62 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ramp_edge.errors import UsageError
 from ramp_edge.events import Event, EventBus, Note, StageAdvanced, StageFinished, StageStarted, Warned
-from ramp_edge.units import human_seconds
+from ramp_edge.units import human_bytes, human_seconds
 
 QUIET_SECONDS = 0.5
 """Stages shorter than this leave no line in plain mode."""
+REPEAT_SECONDS = 10.0
+"""In plain mode a long stage says about this often how far it is."""
 
 
-def _plain(event: Event) -> None:
-    if isinstance(event, StageStarted):
-        print(f"{event.name} ...", file=sys.stderr, flush=True)
-    elif isinstance(event, StageFinished) and not event.failed and event.seconds > QUIET_SECONDS:
-        print(f"{event.name}: {human_seconds(event.seconds)}", file=sys.stderr, flush=True)
-    elif isinstance(event, Note):
-        print(event.text, file=sys.stderr, flush=True)
-    else:
-        _warnings_only(event)
+class _Plain:
+    """A line for each stage, and in a long one how far it is."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, tuple[StageStarted, float]] = {}
+        """Stage name -> how it started, and when it last said something."""
+
+    def __call__(self, event: Event) -> None:
+        """Print what the event is worth."""
+        if isinstance(event, StageStarted):
+            self._running[event.name] = (event, time.monotonic())
+            _say(f"{event.name} ...")
+        elif isinstance(event, StageAdvanced):
+            self._advanced(event)
+        elif isinstance(event, StageFinished):
+            self._running.pop(event.name, None)
+            if not event.failed and event.seconds > QUIET_SECONDS:
+                _say(f"{event.name}: {human_seconds(event.seconds)}")
+        elif isinstance(event, Note):
+            _say(event.text)
+        else:
+            _warnings_only(event)
+
+    def _advanced(self, event: StageAdvanced) -> None:
+        start, said_s = self._running.get(event.name, (None, 0.0))
+        now_s = time.monotonic()
+        if start is None or now_s - said_s < REPEAT_SECONDS:
+            return
+        self._running[event.name] = (start, now_s)
+        amount = human_bytes if start.unit == "bytes" else str
+        of = "" if start.total is None else f" of {amount(start.total)}"
+        unit = "" if start.unit == "bytes" else f" {start.unit}"
+        _say(f"{event.name}: {amount(event.done)}{of}{unit}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _warnings_only(event: Event) -> None:
     if isinstance(event, Warned):
-        print(f"warning: {event.text}", file=sys.stderr, flush=True)
+        _say(f"warning: {event.text}")
 
 
 @contextmanager
@@ -39,7 +70,7 @@ def attached(mode: str) -> Iterator[EventBus]:
         with _bars() as bus:
             yield bus
         return
-    yield EventBus(listeners=[_warnings_only if mode == "off" else _plain])
+    yield EventBus(listeners=[_warnings_only if mode == "off" else _Plain()])
 
 
 @contextmanager

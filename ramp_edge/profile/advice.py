@@ -63,17 +63,21 @@ def what_would_fit(
             fitting = _largest_ctx(partial(over_bytes, at_kv=smaller, at_ubatch=n_ubatch), ctx)
             if fitting > largest and smaller is _SMALLER_KV[-1]:
                 advice.append(f"With --kv-type {smaller.name.lower()} it fits up to --ctx {fitting}.")
+    at_run_time = []
     for fewer in (u for u in _SMALLER_UBATCH if u < n_ubatch):
         if over_bytes(ctx, kv_type, fewer) <= 0:
-            advice.append(
-                f"Batches of {fewer} tokens (llama.cpp's --ubatch-size {fewer}) fit as well, with slower prefill."
-            )
+            at_run_time.append(f"with --ubatch-size {fewer} (slower prefill)")
             break
     server_over = over_bytes(ctx, kv_type, n_ubatch, SERVER_OUTPUTS)
     if server_over <= 0:
+        at_run_time.append(
+            f"under llama-server --parallel 1, which keeps the logits of one token instead of {n_ubatch}"
+        )
+    if at_run_time:
+        # Not options of build: its budget holds for every tool at its defaults.
         advice.append(
-            f"Under llama-server --parallel 1, which keeps the logits of one token instead of {n_ubatch}, "
-            f"it fits as it is, {human_bytes(-server_over)} to spare."
+            f"llama.cpp's tools would run it {', or '.join(at_run_time)}; to build for that, raise memory.usable "
+            f"in a profile of your own."
         )
     if len(advice) == 1:
         room = smallest_weights_bytes - excess

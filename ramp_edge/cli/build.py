@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,7 +66,9 @@ def build_command(
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="all cores", min=1)] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; write nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan; write nothing but cached calibration.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a build that was stopped.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print build.json instead of the summary.")] = False,
     timings: Annotated[bool, typer.Option("--timings", help="Print where the time went.")] = False,
@@ -138,6 +141,7 @@ def _request(
     resume: bool,
 ) -> BuildRequest:
     from ramp_edge.pipeline.request import BuildRequest, Effort
+    from ramp_edge.profile.schema import KV_TYPES
     from ramp_edge.units import parse_bytes
 
     try:
@@ -146,8 +150,11 @@ def _request(
         raise UsageError(f"--target-size: {error}", hint='for example --target-size "95 MB"') from error
     if effort not in {e.value for e in Effort}:
         raise UsageError(f"--effort {effort!r} is unknown", hint="use fast, balanced or max")
-    if min_decode_tok_s is not None and not min_decode_tok_s > 0:
-        raise UsageError(f"--min-decode-tok-s {min_decode_tok_s:g} is not above zero", hint="give tokens per second")
+    if min_decode_tok_s is not None and not 0 < min_decode_tok_s < float("inf"):
+        raise UsageError(
+            f"--min-decode-tok-s {min_decode_tok_s:g} is not a number above zero",
+            hint="give tokens per second, for example --min-decode-tok-s 20",
+        )
     if not 0 <= seed < 2**31:
         raise UsageError(f"--seed {seed} is outside 0 to 2147483647", hint="use a small whole number")
     return BuildRequest(
@@ -155,11 +162,11 @@ def _request(
         device=device,
         output=output,
         ctx=ctx,
-        kv_type=None if kv_type is None else _type("--kv-type", kv_type),
+        kv_type=None if kv_type is None else _type("--kv-type", kv_type, KV_TYPES, "KV cache type"),
         target_size_bytes=size,
         target_bpw=target_bpw,
         min_decode_tok_s=min_decode_tok_s,
-        types=None if types is None else frozenset(_type("--types", t) for t in types.split(",") if t.strip()),
+        types=None if types is None else _types(types),
         calibration=calibration,
         eval_text=eval_text,
         effort=Effort(effort),
@@ -171,14 +178,24 @@ def _request(
     )
 
 
-def _type(option: str, text: str) -> QuantType:
+def _types(text: str) -> frozenset[QuantType]:
+    from ramp_edge.codec.types import QuantType
+
+    names = [name for name in text.split(",") if name.strip()]
+    if not names:
+        raise UsageError("--types is empty", hint="for example --types Q4_K,Q6_K,Q8_0; without it the profile's types")
+    return frozenset(_type("--types", name, tuple(QuantType), "GGUF type") for name in names)
+
+
+def _type(option: str, text: str, choices: Sequence[QuantType], kind: str) -> QuantType:
     import difflib
 
-    from ramp_edge.codec.types import QuantType, parse_type
-
-    try:
-        return parse_type(text)
-    except KeyError:
-        near = difflib.get_close_matches(text.strip().upper(), QuantType.__members__, n=3)
-        listed = ", ".join(near or QuantType.__members__)
-        raise UsageError(f"{option} {text.strip()!r} is no GGUF type", hint=f"did you mean {listed}?") from None
+    name = text.strip().upper()
+    known = {choice.name: choice for choice in choices}
+    if name not in known:
+        near = ", ".join(difflib.get_close_matches(name, known, n=3))
+        raise UsageError(
+            f"{option} {text.strip()!r} is no {kind}",
+            hint=f"did you mean {near}?" if near else f"use one of {', '.join(known)}",
+        )
+    return known[name]

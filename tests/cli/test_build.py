@@ -143,7 +143,14 @@ def test_json_is_alone_on_stdout_and_a_dry_run_writes_nothing(tiny_gguf: Path, t
         (["-d", "raspberry-pi-5", "--target-size", "95"], ["--target-size", "95 MB"]),
         (["-d", "raspberry-pi-5", "--effort", "most"], ["--effort 'most'", "fast, balanced or max"]),
         (["-d", "raspberry-pi-5", "--types", "Q4_K,Q7_K"], ["--types 'Q7_K'", "did you mean"]),
+        (["-d", "raspberry-pi-5", "--types", ""], ["--types is empty", "--types Q4_K,Q6_K"]),
+        (["-d", "raspberry-pi-5", "--types", " , "], ["--types is empty"]),
+        (["-d", "raspberry-pi-5", "--kv-type", "q8"], ["--kv-type 'q8' is no KV cache type", "did you mean Q8_0"]),
+        (["-d", "raspberry-pi-5", "--kv-type", "Q4_K"], ["--kv-type 'Q4_K' is no KV cache type"]),
         (["-d", "raspberry-pi-5", "--min-decode-tok-s", "-1"], ["--min-decode-tok-s -1"]),
+        (["-d", "raspberry-pi-5", "--min-decode-tok-s", "inf"], ["--min-decode-tok-s inf"]),
+        (["-d", "raspberry-pi-5", "--min-decode-tok-s", "nan"], ["--min-decode-tok-s nan"]),
+        (["-d", "raspberry-pi-5", "--eval-text", "none.txt", "--dry-run"], ["none.txt"]),
         (["-d", "raspberry-pi-5", "--seed", "-1"], ["--seed -1"]),
         (["-d", "raspberry-pi-5", "--calibration", "none.txt"], ["none.txt"]),
         (["-d", "raspberry-pi-5", "--progress", "loud"], ["--progress 'loud'", "auto, plain or off"]),
@@ -160,6 +167,14 @@ def test_mistakes_name_the_option_and_the_way_out(
     for word in words:
         assert word in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_kv_type_suggests_kv_types_only(tmp_path: Path, cache: Path) -> None:
+    result = cli("build", "-d", "raspberry-pi-5", "--kv-type", "nonsense", cwd=tmp_path, cache=cache)
+    assert result.returncode == 2
+    hint = result.stderr.splitlines()[-1]
+    assert "F16" in hint and "Q8_0" in hint and "IQ4_NL" in hint
+    assert "Q6_K" not in hint and "IQ1_S" not in hint
 
 
 def test_debug_shows_the_traceback(tmp_path: Path, cache: Path) -> None:

@@ -35,6 +35,7 @@ from ramp_edge.pipeline.output_folder import (
     RECORD_FILE,
     check_inputs,
     check_output,
+    check_replaced,
     claimed,
 )
 from ramp_edge.pipeline.record import BuildRecord, CandidateRecord, TensorRecord, record_json, to_plain, versions
@@ -57,6 +58,7 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
         texts = read_texts(request)
         path = find_model(request.model, events)
         check_inputs(request.output, _inputs(request, path, target))
+        check_replaced(request.output)
         if not request.dry_run:
             held.enter_context(claimed(request.output))
         inventory, tensors = open_inventory(path, allow_requantize=request.allow_requantize, events=events)

@@ -196,7 +196,7 @@ def _check_bytes(
             ways.append(f"set bits.max_bpw to {needed_bpw:g} or more in a profile of your own")
         problems.append(
             f"{limits.weight_limit}: the smallest legal types need {needed_bpw:g} bits per weight "
-            f"({human_bytes(weights)}; {used})"
+            f"({used}, {human_bytes(weights)})"
         )
     if limits.max_file_bytes is not None and weights + overhead_bytes > limits.max_file_bytes:
         limit, needed = limit_and_need(limits.max_file_bytes, weights + overhead_bytes)

@@ -45,6 +45,10 @@ def check_output(output: Path) -> None:
                 f"{output / name} is a folder, and the build writes a file of that name",
                 hint="choose another folder with -o",
             )
+
+
+def check_replaced(output: Path) -> None:
+    """Raise UsageError where the files that the build would replace are not those of an earlier build."""
     record, model = output / RECORD_FILE, output / MODEL_FILE
     if os.path.lexists(record) and not _is_build_record(record):
         raise UsageError(
@@ -66,7 +70,7 @@ def check_inputs(output: Path, inputs: Iterable[tuple[str, Path]]) -> None:
         for name in (MODEL_FILE, RECORD_FILE):
             if _same(path, output / name):
                 raise UsageError(
-                    f"{what} {path} is {output / name}, which the build would overwrite",
+                    f"the build would overwrite {what} {path} with its own {name} in -o {output}",
                     hint="choose another folder with -o",
                 )
         if path.resolve().is_relative_to(work):

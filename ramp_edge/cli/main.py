@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, Any, TextIO, cast
 
 import typer
+from typer.core import TyperGroup
 
 from ramp_edge import __version__
 from ramp_edge.cli import devices, runtime
@@ -18,13 +19,34 @@ from ramp_edge.cli.build import BUILD_EXAMPLES, build_command
 from ramp_edge.cli.evaluate import evaluate
 from ramp_edge.cli.inspect import inspect_file
 from ramp_edge.cli.run import run
+from ramp_edge.cli.stdout import CheckedStdout
 from ramp_edge.errors import RampEdgeError
 
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
 
+
+class _Interrupted(Exception):
+    """Ctrl-C during the verb that it names."""
+
+
+class _Verbs(TyperGroup):
+    """Runs a verb so that `main` learns of Ctrl-C (typer exits silently) and of a stdout that cannot take the result."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            if sys.stdout is not None:
+                # Left to the interpreter's exit, a full disk would show only as an ignored exception.
+                sys.stdout.flush()
+        except KeyboardInterrupt as error:
+            raise _Interrupted(ctx.invoked_subcommand) from error
+        return result
+
+
 app = typer.Typer(
     name="ramp-edge",
+    cls=_Verbs,
     help="Compile a language model for a device: the best mixed-precision GGUF that fits its memory, bit and speed budget.",
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -64,13 +86,16 @@ def root(
 
 def main() -> None:
     """Run the command line and exit with the error's own code."""
+    if sys.stdout is not None:
+        sys.stdout = cast(TextIO, CheckedStdout(sys.stdout))
     try:
         app()
     except RampEdgeError as error:
         _report(f"error: {error.message}", error.hint)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _report("interrupted", "run the same command with --resume to go on; finished work is kept")
+    except (_Interrupted, KeyboardInterrupt) as error:
+        resumable = isinstance(error, _Interrupted) and error.args == ("build",)
+        _report("interrupted" + ("; the same command with --resume goes on where it was" if resumable else ""), "")
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
         _report(

@@ -1,0 +1,74 @@
+"""The entry point: Ctrl-C says what it leaves, and a stdout that takes nothing is an error of ours."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+SCRIPT = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+sys.argv[0] = "ramp-edge"
+from ramp_edge.cli.main import main
+main()
+"""
+
+
+def start(*args: str | Path, cwd: Path, stdout: int | IO[str], **variables: str) -> subprocess.Popen[str]:
+    environment = {k: v for k, v in os.environ.items() if k not in ("RAMP_EDGE_DEVICE", "RAMP_EDGE_DEBUG")}
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *map(str, args)], stdout=stdout, stderr=subprocess.PIPE, text=True, cwd=cwd,
+        env={**environment, "RAMP_EDGE_CACHE": str(cwd / "cache"), **variables},
+    )  # fmt: skip
+
+
+def test_an_interrupted_build_names_resume(tiny_gguf: Path, tmp_path: Path) -> None:
+    with start("build", tiny_gguf, "-d", "raspberry-pi-5", cwd=tmp_path, stdout=subprocess.DEVNULL) as build:
+        assert build.stderr is not None
+        while not build.stderr.readline().startswith("write calibration text"):
+            assert build.poll() is None
+        build.send_signal(signal.SIGINT)
+        told = build.stderr.read()
+    assert build.returncode == 130
+    assert told.splitlines()[-1] == "ramp-edge: interrupted; the same command with --resume goes on where it was"
+    assert "Traceback" not in told
+
+
+def test_an_interrupted_run_has_nothing_to_resume(tiny_gguf: Path, tmp_path: Path) -> None:
+    with start("run", tiny_gguf, "-p", "the board", "-n", "400", cwd=tmp_path, stdout=subprocess.PIPE) as run:
+        assert run.stdout is not None and run.stderr is not None
+        run.stdout.read(1)
+        run.send_signal(signal.SIGINT)
+        run.stdout.read()
+        told = run.stderr.read()
+    assert (run.returncode, told) == (130, "ramp-edge: interrupted\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("verb", ["devices list", "inspect --json", "--help"])
+def test_a_full_stdout_is_no_bug_of_ours(tiny_gguf: Path, tmp_path: Path, verb: str, unbuffered: str) -> None:
+    args: list[str | Path] = [*verb.split(), *([tiny_gguf] if "inspect" in verb else [])]
+    with (
+        Path("/dev/full").open("w") as full,
+        start(*args, cwd=tmp_path, stdout=full, PYTHONUNBUFFERED=unbuffered) as process,
+    ):
+        assert process.stderr is not None
+        told = process.stderr.read()
+    assert process.returncode == 13
+    assert told.startswith("ramp-edge: error: stdout cannot be written: No space left on device\n  -> ")
+    assert len(told.splitlines()) == 2
+
+
+def test_a_closed_pipe_is_quiet(tiny_gguf: Path, tmp_path: Path) -> None:
+    with start("inspect", tiny_gguf, "--json", cwd=tmp_path, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        told = process.stderr.read()
+    assert told == ""

@@ -102,3 +102,10 @@ class EvaluationError(RampEdgeError):
 
     exit_code = 15
     usual_hint = "free memory, or use a smaller context; ramp-edge inspect shows whether the file is whole"
+
+
+class CacheError(RampEdgeError):
+    """The cache cannot be written: disk full, no permission, or something is in the way."""
+
+    exit_code = 16
+    usual_hint = "free space there, or set RAMP_EDGE_CACHE to a folder that can be written"

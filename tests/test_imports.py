@@ -23,6 +23,7 @@ RANK = {
     "codec": 1,
     "records": 2,
     "shipped": 1,
+    "cache": 1,
     "data": 0,
     **dict.fromkeys(STAGES, 3),
     "pipeline": 4,

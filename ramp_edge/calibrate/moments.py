@@ -87,6 +87,15 @@ def _layer_moments(layer: Layer, hidden: Tensor, sites: dict[str, str], bytes_pe
     return result.sums
 
 
+def _finished_layers(inventory: ModelInventory, store: CalibrationStore) -> int:
+    """Leading blocks of which nothing is missing in the store."""
+    for index in range(inventory.hyper.n_layer):
+        names = [f"input.{index}", *(f"{site}.moments" for site in layer_sites(inventory, index).values())]
+        if not all(map(store.has, names)):
+            return index
+    return inventory.hyper.n_layer
+
+
 @torch.no_grad()
 def moments_pass(
     model: DecoderModel,
@@ -97,14 +106,16 @@ def moments_pass(
 ) -> None:
     """Fill `store` with moments of every site and the layer inputs of the Fisher sequences.
 
-    tokens: int32 [n_sequences, sequence_tokens]. Finished layers are not computed again.
+    tokens: int32 [n_sequences, sequence_tokens]. Finished layers are not computed again; where a file of one is gone, the
+    pass starts before it.
     """
     inventory = model.inventory
     n_layer = inventory.hyper.n_layer
     fisher = (settings.fisher_sequences, min(settings.fisher_tokens, tokens.shape[1]))
-    if store.has(f"{HEAD_SITE}.moments"):
+    finished = _finished_layers(inventory, store)
+    if finished == n_layer and store.has(f"input.{n_layer}") and store.has(f"{HEAD_SITE}.moments"):
         return
-    first = next((n for n in range(n_layer, 0, -1) if store.has(f"progress.{n}")), 0)
+    first = next((n for n in range(finished, 0, -1) if store.has(f"progress.{n}")), 0)
     hidden = torch.from_numpy(store.load_float(f"progress.{first}")) if first else model.embed(tokens)
     with events.stage("moments", total=n_layer + 1, unit="layers") as stage:
         stage.advance(first)

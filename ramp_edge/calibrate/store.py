@@ -1,7 +1,7 @@
-"""Where calibration results lie: one folder per key, one file per layer and site, written beside and renamed.
+"""Where calibration results lie: one folder per key, one file per layer and site.
 
 The key covers everything that matters (model, tokens, settings, code version), so a folder never mixes two runs, and
-a run that was stopped finds its finished layers again.
+a run that was stopped finds its finished layers again. A damaged file counts as absent.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ramp_edge.cache import cache_error, cached_file, make_cache_folder, remove_abandoned
 from ramp_edge.records import ModelInventory, Role, TensorInfo
 
 CODE_VERSION = 3
@@ -58,11 +59,11 @@ def site_of(tensor: TensorInfo, *, tied: bool) -> str | None:
 
 
 class CalibrationStore:
-    """Files of one calibration."""
+    """Files of one calibration. Raises CacheError where they cannot be written."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        make_cache_folder(folder)
 
     def path(self, name: str) -> Path:
         """Where `name` lies."""
@@ -73,11 +74,9 @@ class CalibrationStore:
         return self.path(name).exists()
 
     def save(self, name: str, values: npt.NDArray[np.generic]) -> None:
-        """Write beside, then rename."""
-        partial = self.folder / f"{name}.partial"
-        with partial.open("wb") as stream:
+        """Store an array; it appears whole or not at all."""
+        with cached_file(self.path(name)) as stream:
             np.save(stream, values)
-        partial.replace(self.path(name))
 
     def load(self, name: str) -> npt.NDArray[np.generic]:
         """The stored array."""
@@ -102,7 +101,30 @@ class CalibrationStore:
 
     def drop(self, name: str) -> None:
         """Remove a file that no later step needs."""
-        self.path(name).unlink(missing_ok=True)
+        try:
+            self.path(name).unlink(missing_ok=True)
+        except OSError as error:
+            raise cache_error(self.path(name), error) from error
+
+    def discard_damaged(self, *names: str) -> tuple[str, ...]:
+        """Remove those of `names` (none given: of all files) that are not whole arrays, and say which they were.
+
+        Looks at headers and sizes only: quick, and enough for what a full disk or a power cut leaves.
+        """
+        remove_abandoned(self.folder)
+        stored = names or tuple(sorted(path.name.removesuffix(".npy") for path in self.folder.glob("*.npy")))
+        damaged = tuple(name for name in stored if self.has(name) and not _is_whole(self.path(name)))
+        for name in damaged:
+            self.drop(name)
+        return damaged
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception:  # numpy lets errors of its header parser through
+        return False
+    return True
 
 
 def open_store(

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ramp_edge.errors import OutputError
+from ramp_edge.cache import cached_file
 from ramp_edge.evaluate.perplexity import WindowPlan
 
 CODE_VERSION = 1
@@ -40,20 +37,6 @@ def load_arrays(path: Path) -> dict[str, npt.NDArray[Any]] | None:
 
 
 def save_arrays(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
-    """Write beside and rename. Raises OutputError where the disk refuses."""
-    temporary: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        Path(temporary).replace(path)
-        temporary = None
-    except OSError as error:
-        raise OutputError(
-            f"the reference run cannot be saved to {path}: {error}", hint="free space or set RAMP_EDGE_CACHE"
-        ) from error
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                Path(temporary).unlink()
+    """Store the arrays; they appear whole or not at all. Raises CacheError where the disk refuses."""
+    with cached_file(path) as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]

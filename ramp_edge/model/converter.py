@@ -7,6 +7,8 @@ A weight above 65504 would become infinite, so such a model is converted again a
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -18,10 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ramp_edge.cache import make_cache_folder, partial_path, publish, remove_abandoned
 from ramp_edge.codec.types import QuantType
-from ramp_edge.errors import ModelFileError, RampEdgeError, RuntimeToolError, UnsupportedModelError
+from ramp_edge.errors import CacheError, ModelFileError, RampEdgeError, RuntimeToolError, UnsupportedModelError
 from ramp_edge.events import EventBus
 from ramp_edge.model.gguf_file import GgufTensors
+from ramp_edge.model.header import check_header
 
 CONVERTER_REVISION = 1
 """Raise it when this module calls the converter differently: cached files of the old way are then not used."""
@@ -35,32 +39,38 @@ _CHUNK_BYTES = 1 << 22
 def convert_hf(directory: Path, *, converter_source: Path, cache: Path, events: EventBus) -> Path:
     """GGUF of the model in `directory`, from the cache where the same files were converted before.
 
-    Raises ModelFileError (incomplete directory), UnsupportedModelError (architecture or tokenizer unknown to llama.cpp)
-    or RuntimeToolError (packages missing, or the converter failed).
+    Raises ModelFileError (incomplete directory), UnsupportedModelError (architecture or tokenizer unknown to llama.cpp),
+    RuntimeToolError (packages missing, or the converter failed) or CacheError (no room).
     """
     architectures = check_directory(directory)
     require_packages()
     key = _cache_key(directory, converter_source, events)
     target = cache / "converted" / f"{re.sub(r'[^A-Za-z0-9._-]', '_', directory.resolve().name)[:60]}-{key}.gguf"
-    if target.is_file():
+    if _is_whole(target):
         return target
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RuntimeToolError(
-            f"cannot write to the cache {target.parent}: {error.strerror}", hint="set RAMP_EDGE_CACHE to another folder"
-        ) from error
-    partial = target.with_name(f"{target.stem}.{os.getpid()}.partial")
+    make_cache_folder(target.parent)
+    remove_abandoned(target.parent)
+    partial = partial_path(target)
     try:
         with events.stage("convert the Hugging Face model"):
             _run_converter(directory, partial, converter_source, "f16", architectures)
             if name := _overflowed(partial):
                 events.note(f"{name} holds weights above 65504, beyond F16: converting as BF16")
                 _run_converter(directory, partial, converter_source, "bf16", architectures)
-        partial.replace(target)
+        publish(partial, target)
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
     return target
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether an earlier conversion is there and complete; a damaged one is made again."""
+    try:
+        check_header(path)
+    except ModelFileError:
+        return False
+    return True
 
 
 def check_directory(directory: Path) -> list[str]:
@@ -133,6 +143,8 @@ def _run_converter(directory: Path, out: Path, source: Path, outtype: str, archi
     except OSError as error:
         raise RuntimeToolError(f"the converter cannot be started: {error.strerror or error}") from error
     if done.returncode or not out.is_file():
+        if os.strerror(errno.ENOSPC) in done.stderr:
+            raise CacheError(f"the disk is full while {directory} is converted into {out.parent}")
         raise _explain(directory, done.stderr, done.returncode, architectures)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ramp_edge.allocate.choices import Legal
+from ramp_edge.cache import cached_file
 from ramp_edge.calibrate.decoder import DecoderModel
 from ramp_edge.calibrate.fisher import EmbeddingSamples, FisherSamples, HeadSamples, Samples, fisher_pass
 from ramp_edge.calibrate.generate import generate_windows
@@ -64,6 +65,7 @@ def _own_text(
     folder = cache_root() / "text"
     key = hashlib.sha256(f"{inventory.sha256} {count} {size} {request.seed} 1".encode()).hexdigest()[:24]
     store = CalibrationStore(folder)
+    _warn_of_damage(store.discard_damaged(key), events)
     if not store.has(key):
         hyper = inventory.hyper
         tokens = generate_windows(
@@ -128,12 +130,15 @@ def calibrate(
     )
     model = DecoderModel(inventory, facts, tensors.load_tensor)
     store = open_store(cache_root(), inventory, text.calibration, settings, model.dtype)
+    _warn_of_damage(store.discard_damaged(), events)
     moments_pass(model, text.calibration, settings, store, events)
     moments = Moments(site=lambda t: _known_site(t.name, inventory, store), load=store.moments)
     types = {name: entry.types for name, entry in legal.items()}
     path = store.folder / f"table-{_table_key(types)}.json"
-    if path.exists():
-        return Calibrated(text=text, store=store, moments=moments, table=_read_table(path))
+    table = _read_table(path, events)
+    # Without its moments a tensor would be quantized as an uncalibrated one.
+    if table is not None and all(store.has(f"{site}.moments") for site in _sites(inventory)):
+        return Calibrated(text=text, store=store, moments=moments, table=table)
     builder = ErrorTableBuilder(inventory, lambda n, r: load_rows(tensors, n, r), types, moments, pool)
 
     def consume(samples: Samples) -> None:
@@ -157,6 +162,17 @@ def calibrate(
     return Calibrated(text=text, store=store, moments=moments, table=table)
 
 
+def _warn_of_damage(names: tuple[str, ...], events: EventBus) -> None:
+    if names:
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        events.warn(f"the cache holds damaged files, which are computed again ({shown}); a failing disk, perhaps")
+
+
+def _sites(inventory: ModelInventory) -> set[str]:
+    found = (site_of(tensor, tied=inventory.tied_embedding) for tensor in inventory.tensors)
+    return {site for site in found if site is not None}
+
+
 def _known_site(name: str, inventory: ModelInventory, store: CalibrationStore) -> str | None:
     site = site_of(inventory.tensor(name), tied=inventory.tied_embedding)
     return site if site is not None and store.has(f"{site}.moments") else None
@@ -167,12 +183,19 @@ def _table_key(types: Mapping[str, tuple[QuantType, ...]]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _read_table(path: Path) -> ErrorTable:
-    data = json.loads(path.read_text())
-    return ErrorTable(kl={n: {QuantType[t]: float(v) for t, v in row.items()} for n, row in data.items()})
+def _read_table(path: Path, events: EventBus) -> ErrorTable | None:
+    """The stored table; None where there is none, or a damaged one."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return ErrorTable(kl={n: {QuantType[t]: float(v) for t, v in row.items()} for n, row in data.items()})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        _warn_of_damage((path.name,), events)
+        return None
 
 
 def _write_table(path: Path, table: ErrorTable) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({n: {t.name: v for t, v in row.items()} for n, row in table.kl.items()}))
-    partial.replace(path)
+    text = json.dumps({n: {t.name: v for t, v in row.items()} for n, row in table.kl.items()})
+    with cached_file(path) as stream:
+        stream.write(text.encode("utf-8"))

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from ramp_edge.cache import cache_error, cached_file, make_cache_folder
 from ramp_edge.errors import RuntimeToolError
 from ramp_edge.events import EventBus
 from ramp_edge.runtime.fetch import fetch_source
@@ -38,7 +39,10 @@ def host_tools(manifest: RuntimeManifest) -> Path | None:
 
 
 def build_host_tools(events: EventBus, sdist: Path | None = None, manifest: RuntimeManifest | None = None) -> Path:
-    """Folder with the manifest's tools for this machine. Raises RuntimeToolError with the compiler's own words."""
+    """Folder with the manifest's tools for this machine.
+
+    Raises RuntimeToolError with the compiler's own words, or CacheError where the cache takes nothing.
+    """
     manifest = manifest or load_manifest()
     if (ready := host_tools(manifest)) is not None:
         return ready
@@ -49,7 +53,23 @@ def build_host_tools(events: EventBus, sdist: Path | None = None, manifest: Runt
         )
     source = fetch_source(events, sdist, manifest)
     folder = host_folder(manifest)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_cache_folder(folder)
+    try:
+        _configure_and_compile(cmake, source, folder, manifest, events)
+    except OSError as error:
+        raise cache_error(folder, error) from error
+    missing = [name for name in manifest.build.tools if not (folder / "bin" / name).is_file()]
+    if missing:
+        raise RuntimeToolError(
+            f"the build left no {', '.join(missing)} in {folder / 'bin'}", hint=f"see {folder / 'build.log'}"
+        )
+    built = {name: (folder / "bin" / name).stat().st_size for name in manifest.build.tools}
+    with cached_file(folder / _STAMP) as stamp:
+        stamp.write(json.dumps(built).encode("utf-8"))
+    return folder / "bin"
+
+
+def _configure_and_compile(cmake: str, source: Path, folder: Path, manifest: RuntimeManifest, events: EventBus) -> None:
     log = folder / "build.log"
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
     with log.open("w", encoding="utf-8") as stream:
@@ -68,14 +88,6 @@ def build_host_tools(events: EventBus, sdist: Path | None = None, manifest: Runt
 
             jobs = str(os.cpu_count() or 1)
             _run([cmake, "--build", str(folder), "-j", jobs, "--target", *manifest.build.tools], watch, log)
-    missing = [name for name in manifest.build.tools if not (folder / "bin" / name).is_file()]
-    if missing:
-        raise RuntimeToolError(f"the build left no {', '.join(missing)} in {folder / 'bin'}", hint=f"see {log}")
-    built = {name: (folder / "bin" / name).stat().st_size for name in manifest.build.tools}
-    partial = folder / (_STAMP + ".partial")
-    partial.write_text(json.dumps(built), encoding="utf-8")
-    partial.replace(folder / _STAMP)
-    return folder / "bin"
 
 
 def _percent(line: str) -> int:
@@ -89,20 +101,21 @@ def _run(command: list[str], each_line: object, log: Path) -> None:
     assert callable(each_line)
     errors: list[str] = []
     try:
-        with subprocess.Popen(
+        process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-        ) as process:
-            assert process.stdout is not None
-            try:
-                for line in process.stdout:
-                    each_line(line)
-                    if "error" in line.lower() and not _NINJA_STEP.match(line):
-                        errors.append(line.strip())
-            except BaseException:
-                process.kill()
-                raise
+        )
     except OSError as error:
         raise RuntimeToolError(f"{command[0]} cannot be started: {error.strerror or error}") from error
+    with process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                each_line(line)
+                if "error" in line.lower() and not _NINJA_STEP.match(line):
+                    errors.append(line.strip())
+        except BaseException:
+            process.kill()
+            raise
     if process.returncode:
         reason = errors[0] if errors else f"exit status {process.returncode}"
         raise RuntimeToolError(

@@ -40,6 +40,8 @@ def fetch_source(events: EventBus, sdist: Path | None = None, manifest: RuntimeM
             _verify(archive, manifest, events)
             unpacked = Path(work) / "llama.cpp"
             _unpack(archive, manifest, unpacked, events)
+            # Else a power cut could leave the folder's name without the contents of its files.
+            os.sync()
             _move_into_place(unpacked, manifest.source_folder)
     except OSError as error:
         raise RuntimeToolError(

@@ -153,6 +153,20 @@ def test_a_finished_pass_is_not_run_again(tiny_gguf: Path, tmp_path: Path, decod
     assert files(tmp_path) == before
 
 
+@pytest.mark.parametrize("lost", ["input.0", "input.2", "blk.1.ffn_in.moments", "head.moments"])
+def test_a_finished_pass_that_lost_a_file_makes_it_again(
+    tiny_gguf: Path, tmp_path: Path, decoders: Any, lost: str
+) -> None:
+    model = decoders.open(tiny_gguf)
+    tokens = decoders.tokens(model, 2, 8)
+    store = CalibrationStore(tmp_path)
+    moments_pass(model, tokens, SETTINGS, store, EventBus())
+    before = files(tmp_path)
+    store.drop(lost)
+    moments_pass(model, tokens, SETTINGS, store, EventBus())
+    assert files(tmp_path) == before
+
+
 def test_values_that_overflow_name_the_block(make_tiny_gguf: Any, tmp_path: Path, decoders: Any) -> None:
     def edit(weights: dict[str, npt.NDArray[np.float32]]) -> None:
         weights["blk.1.ffn_down.weight"][:] = 3e38

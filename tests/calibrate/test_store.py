@@ -11,6 +11,7 @@ import torch
 
 from ramp_edge.calibrate import store as store_module
 from ramp_edge.calibrate.store import CalibrationSettings, CalibrationStore, open_store, site_of
+from ramp_edge.errors import CacheError
 from ramp_edge.model.gguf_file import open_inventory
 from ramp_edge.records import ModelInventory
 
@@ -76,14 +77,29 @@ def test_a_file_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(store_module.np, "save", fails)
     for name in ("a", "b"):
-        with pytest.raises(OSError, match="disk"):
+        with pytest.raises(CacheError, match="disk"):
             store.save(name, np.ones(3))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]
     assert not store.has("b")
     assert store.has("a")
     assert store.load("a").tolist() == [0, 0, 0]
     store.drop("a")
     store.drop("a")
     assert not store.has("a")
+
+
+def test_damaged_arrays_are_discarded_by_name(tmp_path: Path) -> None:
+    store = CalibrationStore(tmp_path)
+    for name in ("cut", "empty", "zeros", "whole", "header"):
+        store.save(name, np.arange(100))
+    whole = store.path("whole").read_bytes()
+    store.path("cut").write_bytes(whole[:-1])
+    store.path("empty").write_bytes(b"")
+    store.path("zeros").write_bytes(bytes(len(whole)))
+    store.path("header").write_bytes(whole.replace(b"'shape'", b"'sha(e'"))
+    assert store.discard_damaged("whole", "cut", "absent") == ("cut",)
+    assert store.discard_damaged() == ("empty", "header", "zeros")
+    assert [path.name for path in tmp_path.iterdir()] == ["whole.npy"]
 
 
 def test_tensors_with_one_input_share_a_site(inventory: ModelInventory) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ramp_edge.errors import ModelFileError, RampEdgeError, RuntimeToolError, UnsupportedModelError
+from ramp_edge.errors import CacheError, ModelFileError, RampEdgeError, RuntimeToolError, UnsupportedModelError
 from ramp_edge.events import EventBus
 from ramp_edge.model import converter
 from ramp_edge.model.converter import convert_hf, last_meaningful_line
@@ -65,6 +65,11 @@ def convert(directory: Path, tmp_path: Path, script: str) -> Path:
         ),
         ("open(out, 'wb').write(b'half'); os.kill(os.getpid(), 9)", RuntimeToolError, "stopped by signal 9"),
         ("sys.exit(0)", RuntimeToolError, "failed with 0: it said nothing"),
+        (
+            "open(out, 'wb').write(b'half'); raise OSError(28, os.strerror(28))",
+            CacheError,
+            "the disk is full while .*My Model",
+        ),
     ],
 )
 def test_failures_are_explained_and_leave_nothing(
@@ -87,6 +92,23 @@ def test_the_cache_is_keyed_by_contents_and_converter(directory: Path, tmp_path:
     assert convert(directory, tmp_path, script + "\n# changed") not in (first, second)
     renamed = directory.rename(directory.with_name("other"))
     assert convert(renamed, tmp_path, script).name.startswith("other-")
+
+
+def test_a_damaged_conversion_is_made_again(directory: Path, tmp_path: Path, tiny_gguf: Path) -> None:
+    script = f"shutil.copyfile({str(tiny_gguf)!r}, out)"
+    path = convert(directory, tmp_path, script)
+    whole = path.read_bytes()
+    for damage in (b"", whole[:-100_000]):
+        path.write_bytes(damage)
+        assert convert(directory, tmp_path, script) == path
+        assert path.read_bytes() == whole
+
+
+def test_a_file_in_place_of_the_cache(directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").touch()
+    with pytest.raises(CacheError, match=r"cache/converted: Not a directory") as caught:
+        convert(directory, tmp_path, "sys.exit(0)")
+    assert "RAMP_EDGE_CACHE" in caught.value.hint
 
 
 def test_the_converter_sees_its_own_gguf_and_no_network(

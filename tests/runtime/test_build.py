@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ramp_edge.errors import RuntimeToolError
+from ramp_edge.errors import CacheError, RuntimeToolError
 from ramp_edge.events import Event, EventBus, StageAdvanced
+from ramp_edge.runtime import build as runtime_build
 from ramp_edge.runtime.build import build_host_tools, host_tools
 from ramp_edge.runtime.manifest import RuntimeManifest
 
@@ -63,6 +64,20 @@ def test_changed_or_missing_tools_are_built_again(pack: Pack, cmake: Callable[..
     assert len(calls.read_text().splitlines()) == 4 and host_tools(manifest) == folder
     (folder / "llama-other").unlink()
     assert host_tools(manifest) is None
+
+
+def test_a_full_cache_is_no_fault_of_cmake(
+    pack: Pack, cmake: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, archive = pack()
+    cmake()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runtime_build, "_percent", full)
+    with pytest.raises(CacheError, match="the disk is full"):
+        build_host_tools(EventBus(), archive, manifest)
 
 
 def test_other_flags_build_elsewhere(pack: Pack, cmake: Callable[..., Path]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -46,6 +45,7 @@ from ramp_edge.pipeline.workspace import Workspace
 from ramp_edge.profile.load import load_target
 from ramp_edge.profile.memory import weight_bytes
 from ramp_edge.records import Allocation, DeviceTarget, EvaluationResult
+from ramp_edge.threads import default_threads
 
 
 def build(request: BuildRequest, events: EventBus) -> BuildRecord:
@@ -131,9 +131,7 @@ def _inputs(request: BuildRequest, model: Path, target: DeviceTarget) -> list[tu
 
 def available_cores() -> int:
     """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
+    return default_threads()
 
 
 def _own_metadata(target: DeviceTarget) -> dict[str, MetadataItem]:

@@ -24,6 +24,7 @@ RANK = {
     "records": 2,
     "shipped": 1,
     "cache": 1,
+    "threads": 0,
     "data": 0,
     **dict.fromkeys(STAGES, 3),
     "pipeline": 4,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ramp_edge.errors import UsageError
+from ramp_edge.threads import MAX_THREADS
 
 if TYPE_CHECKING:
     from ramp_edge.codec.types import QuantType
@@ -65,7 +66,9 @@ def build_command(
         bool, typer.Option("--allow-requantize", help="Accept an already quantized source.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="all cores", min=1)] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads.", show_default="all cores", min=1, max=MAX_THREADS)
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan; write nothing but cached calibration.")
     ] = False,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ramp_edge.threads import MAX_THREADS
+
 if TYPE_CHECKING:
     from ramp_edge.records import EvaluationResult
 
@@ -21,7 +23,9 @@ def evaluate(
     ] = None,
     n_ctx: Annotated[int, typer.Option("--ctx", min=16, help="Tokens in a window.")] = 512,
     windows: Annotated[int | None, typer.Option("--windows", min=1, help="Most windows to score; default all.")] = None,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Default: chosen by timing.")] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, max=MAX_THREADS, help="Default: chosen by timing.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure perplexity, and KL divergence to a reference, as llama.cpp's llama-perplexity defines them."""

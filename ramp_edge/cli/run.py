@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from ramp_edge.threads import MAX_THREADS
+
 
 def run(
     model: Annotated[Path, typer.Argument(help="A build folder (its model.gguf) or a GGUF file.", metavar="OUT|GGUF")],
@@ -17,7 +19,9 @@ def run(
         float, typer.Option("--temp", min=0.0, help="0 takes the most probable token each time.")
     ] = 0.7,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the sampling.")] = 0,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Default: chosen by timing.")] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, max=MAX_THREADS, help="Default: chosen by timing.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of streaming text.")] = False,
 ) -> None:
     """Continue a prompt with a built model, streaming the text to stdout and the speed to stderr."""

@@ -11,15 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from ramp_edge.errors import EvaluationError, UsageError
-from ramp_edge.evaluate.llama import (
-    Float32,
-    LlamaSession,
-    LlamaVocabulary,
-    Tokens,
-    as_tokens,
-    default_threads,
-)
-from ramp_edge.evaluate.perplexity import ThreadChoice
+from ramp_edge.evaluate.llama import Float32, LlamaSession, LlamaVocabulary, Tokens, as_tokens
+from ramp_edge.threads import ThreadChoice, default_threads
 
 _MIN_P = 0.05
 """Tokens below this share of the best one's probability are never sampled (llama.cpp's default)."""

@@ -17,19 +17,13 @@ import numpy.typing as npt
 
 from ramp_edge.codec.libllama import captured_log, last_log_lines, libllama, telling_lines
 from ramp_edge.errors import EvaluationError
+from ramp_edge.threads import MAX_THREADS, default_threads
 
 Tokens = npt.NDArray[np.int32]
 Float32 = npt.NDArray[np.float32]
 
 OUTPUT_BUFFER_BYTES = 128 * 2**20
 """Logits that one decode call may produce; bounds memory for a vocabulary of 262,144 tokens."""
-
-
-def default_threads() -> int:
-    """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return max(1, os.cpu_count() or 1)
 
 
 class LlamaVocabulary:
@@ -81,6 +75,8 @@ class LlamaSession:
         max_outputs: int | None = None,
         cut_to_model: bool = False,
     ) -> None:
+        if threads is not None and not 1 <= threads <= MAX_THREADS:
+            raise ValueError(f"{threads} threads: libllama takes 1 to {MAX_THREADS}")
         self._lib = libllama()
         self._context: Any = None
         self._batch: Any = None

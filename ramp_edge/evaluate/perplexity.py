@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ramp_edge.errors import CalibrationError
-from ramp_edge.evaluate.llama import Float32, LlamaSession, Tokens, default_threads
+from ramp_edge.evaluate.llama import Float32, LlamaSession, Tokens
 from ramp_edge.records import Perplexity
+from ramp_edge.threads import ThreadChoice, default_threads
 
 if TYPE_CHECKING:
     import torch
@@ -84,30 +85,6 @@ class ScoredPiece:
     targets: Tokens
     """[n] the tokens that really follow."""
     ends_window: bool
-
-
-class ThreadChoice:
-    """Picks a thread count by timing the first windows with all cores, then with half.
-
-    ggml's threads wait for each other many times a layer: where another process holds a core, all cores can be
-    five times slower than one.
-    """
-
-    def __init__(self, n_cores: int) -> None:
-        self._candidates = [n_cores, max(1, n_cores // 2)]
-        self._seconds: list[float] = []
-
-    @property
-    def threads(self) -> int:
-        """Threads for the next window."""
-        if len(self._seconds) < len(self._candidates):
-            return self._candidates[len(self._seconds)]
-        return min(zip(self._seconds, self._candidates, strict=True))[1]
-
-    def report(self, seconds: float) -> None:
-        """Time that the window's unscored half took."""
-        if len(self._seconds) < len(self._candidates):
-            self._seconds.append(seconds)
 
 
 def scored_pieces(session: LlamaSession, plan: WindowPlan) -> Iterator[ScoredPiece]:

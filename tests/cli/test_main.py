@@ -72,3 +72,13 @@ def test_a_closed_pipe_is_quiet(tiny_gguf: Path, tmp_path: Path) -> None:
         process.stdout.close()
         told = process.stderr.read()
     assert told == ""
+
+
+@pytest.mark.parametrize("verb", ["build -d raspberry-pi-5", "run -p x", "eval --text t.txt"])
+@pytest.mark.parametrize("threads", ["0", "513", "100000"])
+def test_threads_that_would_crash_ggml_are_refused(tiny_gguf: Path, tmp_path: Path, verb: str, threads: str) -> None:
+    with start(*verb.split(), tiny_gguf, "--threads", threads, cwd=tmp_path, stdout=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        told = process.stderr.read()
+    assert process.returncode == 2
+    assert "Invalid value for '--threads'" in told

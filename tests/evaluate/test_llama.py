@@ -43,6 +43,8 @@ def test_a_context_the_model_does_not_have(tiny_gguf: Path, n_ctx: int) -> None:
 
 
 def test_what_would_abort_the_process_raises(tiny_gguf: Path) -> None:
+    with pytest.raises(ValueError, match="513 threads"):
+        LlamaSession(tiny_gguf, n_ctx=32, threads=513)
     with LlamaSession(tiny_gguf, n_ctx=32, threads=1, max_outputs=4) as session:
         with pytest.raises(ValueError, match="exceed"):
             session.logits(np.arange(5, dtype=np.int32), 0)

@@ -13,7 +13,7 @@ import pytest
 from ramp_edge.errors import CalibrationError
 from ramp_edge.evaluate.evaluator import evaluate_model
 from ramp_edge.evaluate.llama import LlamaSession
-from ramp_edge.evaluate.perplexity import ThreadChoice, mean_and_std_error, plan_windows, scored_pieces
+from ramp_edge.evaluate.perplexity import mean_and_std_error, plan_windows, scored_pieces
 
 Tokens = npt.NDArray[np.int32]
 
@@ -99,12 +99,3 @@ def test_std_error_divides_by_n_minus_one() -> None:
     assert mean == 3.0
     assert std_error == pytest.approx(math.sqrt(3.5 / 3))  # population variance 3.5 over n - 1
     assert mean_and_std_error(np.array([2.0])) == (2.0, 0.0)
-
-
-def test_thread_choice_keeps_the_faster_half() -> None:
-    choice = ThreadChoice(8)
-    seen = []
-    for seconds in (5.0, 1.0, 9.0):
-        seen.append(choice.threads)
-        choice.report(seconds)
-    assert [*seen, choice.threads] == [8, 4, 4, 4]

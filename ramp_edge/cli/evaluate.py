@@ -29,18 +29,18 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure perplexity, and KL divergence to a reference, as llama.cpp's llama-perplexity defines them."""
-    from ramp_edge.cli.run import model_file
+    from ramp_edge.cli.run import runnable_file
     from ramp_edge.evaluate.evaluator import evaluate_model, read_text, reference_logits, tokenize_text
     from ramp_edge.model.gguf_file import GgufTensors, file_sha256
     from ramp_edge.model.output_head import read_output_head
     from ramp_edge.shipped import cache_dir
 
-    path = model_file(model)
+    path = runnable_file(model)
     content = read_text(text)
     results: list[EvaluationResult] = []
     base = None
     if reference is not None:
-        reference_path = model_file(reference)
+        reference_path = runnable_file(reference)
         result, base = reference_logits(
             reference_path,
             tokenize_text(reference_path, content),

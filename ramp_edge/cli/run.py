@@ -27,7 +27,7 @@ def run(
     """Continue a prompt with a built model, streaming the text to stdout and the speed to stderr."""
     from ramp_edge.evaluate.generate import continue_text
 
-    path = model_file(model)
+    path = runnable_file(model)
 
     def show(text: str) -> None:
         typer.echo(text, nl=False)
@@ -70,4 +70,13 @@ def model_file(path: Path) -> Path:
     file = path / "model.gguf" if path.is_dir() else path
     if not file.is_file():
         raise UsageError(f"{file} does not exist", hint="give a folder that `ramp-edge build` wrote, or a GGUF file")
+    return file
+
+
+def runnable_file(path: Path) -> Path:
+    """`model_file` with its header checked, as libllama aborts the process on some damage."""
+    from ramp_edge.model.runnable import check_runnable
+
+    file = model_file(path)
+    check_runnable(file)
     return file

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ramp_edge.codec.libllama import captured_log, last_log_lines, libllama, telling_lines
+from ramp_edge.codec.libllama import captured_log, last_log_lines, libllama
 from ramp_edge.errors import EvaluationError
 from ramp_edge.threads import MAX_THREADS, default_threads
 
 Tokens = npt.NDArray[np.int32]
 Float32 = npt.NDArray[np.float32]
 
+_FAULT_WORDS = ("error", "fail", "invalid", "missing", "cannot", "unsupported", "corrupt")
 OUTPUT_BUFFER_BYTES = 128 * 2**20
 """Logits that one decode call may produce; bounds memory for a vocabulary of 262,144 tokens."""
 
@@ -119,9 +120,7 @@ class LlamaSession:
         with captured_log() as log:
             context = self._lib.llama_init_from_model(self._model, params)
         if not context:
-            raise EvaluationError(
-                f"{self.path.name}: no context of {self.n_ctx} tokens could be made: {telling_lines(log)}"
-            )
+            raise EvaluationError(f"{self.path.name}: no context of {self.n_ctx} tokens could be made: {_reason(log)}")
         return context
 
     def tokenize(self, text: str | bytes, *, add_special: bool = True) -> Tokens:
@@ -229,8 +228,16 @@ def _load_model(lib: Any, path: Path, params: Any) -> Any:
     with captured_log() as log:
         model = lib.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
-        raise EvaluationError(f"libllama cannot load {path}: {telling_lines(log)}", hint="the file may be damaged")
+        raise EvaluationError(
+            f"libllama cannot load {path}: {_reason(log)}", hint="it may be damaged, or newer than this libllama"
+        )
     return model
+
+
+def _reason(lines: list[str]) -> str:
+    """The newest lines that name a fault. What libllama was doing meanwhile is no reason, and would mislead."""
+    faults = [line.strip() for line in lines if any(word in line.lower() for word in _FAULT_WORDS)]
+    return "; ".join(faults[-3:]) or "it gave no reason"
 
 
 def _tokenize(lib: Any, vocab: Any, text: str | bytes, *, add_special: bool) -> Tokens:

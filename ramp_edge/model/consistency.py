@@ -6,7 +6,7 @@ the families whose forward pass ramp-edge runs: others may lay out their blocks 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from ramp_edge.errors import ModelFileError, UnsupportedModelError
@@ -24,7 +24,7 @@ def check_consistency(
             f"{path}: a mixture of experts, which ramp-edge does not calibrate yet",
             hint="llama.cpp's own llama-imatrix and llama-quantize can serve it",
         )
-    problems = _number_problems(hyper)
+    problems = number_problems(hyper)
     for name, shape in expected_shapes(facts, hyper).items():
         tensor = tensors.get(name)
         if tensor is None:
@@ -64,7 +64,18 @@ def expected_shapes(facts: ArchitectureFacts, hyper: Hyperparameters) -> dict[st
     return shapes
 
 
-def _number_problems(hyper: Hyperparameters) -> list[str]:
+def check_tokenizer(path: Path, keys: Collection[str]) -> None:
+    """Raise ModelFileError where the metadata lacks what every tokenizer needs: libllama does not open such a file."""
+    missing = [key for key in ("tokenizer.ggml.model", "tokenizer.ggml.tokens") if key not in keys]
+    if missing:
+        raise ModelFileError(
+            f"{path}: no tokenizer: the metadata lacks {' and '.join(missing)}",
+            hint="convert the original model again, with its tokenizer files beside config.json",
+        )
+
+
+def number_problems(hyper: Hyperparameters) -> list[str]:
+    """Numbers that cannot be true together, as phrases."""
     problems = []
     if hyper.n_head % hyper.n_head_kv:
         problems.append(f"{hyper.n_head} heads cannot share {hyper.n_head_kv} key-value heads")

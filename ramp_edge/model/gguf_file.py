@@ -14,7 +14,7 @@ from ramp_edge.codec.types import FLOAT_TYPES, QuantType
 from ramp_edge.errors import ModelFileError, UnsupportedModelError
 from ramp_edge.events import EventBus
 from ramp_edge.model.architecture import architecture_facts
-from ramp_edge.model.consistency import check_consistency
+from ramp_edge.model.consistency import check_consistency, check_tokenizer
 from ramp_edge.model.header import check_header
 from ramp_edge.model.hyperparameters import read_hyperparameters
 from ramp_edge.model.metadata import MetadataValue, decode_value
@@ -100,6 +100,7 @@ def open_inventory(
     if embedding is None:
         raise UnsupportedModelError(f"{path}: no token_embd.weight: not a text model that ramp-edge can compile")
     hyper = read_hyperparameters(path, metadata, architecture, embedding.n_rows)
+    check_tokenizer(path, tensors.header.metadata)
     facts = architecture_facts(architecture)
     if facts is not None:
         check_consistency(path, facts, hyper, {t.name: t for t in infos})

@@ -12,6 +12,8 @@ from ramp_edge.records import Hyperparameters
 # Gemma 3 repeats five sliding-window layers and one full layer (llama.cpp src/models/gemma3.cpp: set_swa_pattern(6)).
 _SWA_PERIOD = {"gemma3": 6}
 _SWA_ROPE_BASE = 10000.0
+MAX_LAYERS = 512
+"""libllama aborts the process above it (LLAMA_MAX_LAYERS of llama-hparams.h)."""
 
 
 class MetadataReader:
@@ -55,7 +57,7 @@ class MetadataReader:
         value = self.number(key, default)
         if value != int(value) or not low <= value <= high:
             raise ModelFileError(
-                f"{self._path}: {self._architecture}.{key} is {value:g}, outside {low} to {high}",
+                f"{self._path}: {self._architecture}.{key} is {value:.15g}, outside {low} to {high}",
                 hint="the header is damaged: download or convert the model again",
             )
         return int(value)
@@ -76,7 +78,7 @@ def _swa_layers(metadata: dict[str, Any], architecture: str, n_layer: int) -> tu
 def read_hyperparameters(path: Path, metadata: dict[str, Any], architecture: str, vocab_size: int) -> Hyperparameters:
     """Collect what is needed; raises ModelFileError for a missing or impossible key."""
     read = MetadataReader(path, metadata, architecture)
-    n_layer = read.count("block_count", high=4096)
+    n_layer = read.count("block_count", high=MAX_LAYERS)
     n_embd = read.count("embedding_length", high=1 << 20)
     n_head = read.count("attention.head_count", high=1 << 14)
     n_head_kv = read.count("attention.head_count_kv", n_head, high=1 << 14)
@@ -88,7 +90,7 @@ def read_hyperparameters(path: Path, metadata: dict[str, Any], architecture: str
     factor = read.number("rope.scaling.factor", 1.0) if scaling == "linear" else 1.0
     rope_base = read.positive("rope.freq_base", 10000.0)
     return Hyperparameters(
-        context_length=read.count("context_length"),
+        context_length=read.count("context_length", high=(1 << 31) - 1),
         n_layer=n_layer,
         n_embd=n_embd,
         n_ff=read.count("feed_forward_length", 4 * n_embd, high=1 << 24),

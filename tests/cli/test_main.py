@@ -82,3 +82,17 @@ def test_threads_that_would_crash_ggml_are_refused(tiny_gguf: Path, tmp_path: Pa
         told = process.stderr.read()
     assert process.returncode == 2
     assert "Invalid value for '--threads'" in told
+
+
+@pytest.mark.parametrize("verb", ["run -p x", "eval --text t.txt", "eval --text t.txt --reference broken.gguf"])
+def test_what_aborts_libllama_is_refused_before(tiny_gguf: Path, tmp_path: Path, verb: str) -> None:
+    data = tiny_gguf.read_bytes()
+    at = data.index(b"llama.block_count") + len(b"llama.block_count") + 4
+    (tmp_path / "broken.gguf").write_bytes(data[:at] + (1_048_576).to_bytes(4, "little") + data[at + 4 :])
+    (tmp_path / "t.txt").write_text("the board reads " * 300)
+    model = tiny_gguf if "--reference" in verb else tmp_path / "broken.gguf"
+    with start(*verb.split(), model, cwd=tmp_path, stdout=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        told = process.stderr.read()
+    assert process.returncode == 8, told
+    assert "broken.gguf: llama.block_count is 1048576, outside 1 to 512" in told

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ramp_edge.errors import CalibrationError, EvaluationError
+from ramp_edge.evaluate import llama
 from ramp_edge.evaluate.evaluator import read_text
 from ramp_edge.evaluate.llama import LlamaSession, LlamaVocabulary
 
@@ -27,6 +28,12 @@ def test_a_truncated_file_is_an_error_of_ours(
     with pytest.raises(EvaluationError, match=r"cannot load .*broken\.gguf: .+"):
         LlamaSession(broken, n_ctx=32)
     assert capfd.readouterr().err == ""
+
+
+def test_what_libllama_was_doing_is_no_reason() -> None:
+    told = ["llama_model_loader: loaded meta data", "gguf: invalid magic", "print_info: file type   = F16"]
+    assert llama._reason(told) == "gguf: invalid magic"
+    assert llama._reason(told[2:]) == "it gave no reason"
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

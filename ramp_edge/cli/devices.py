@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 from ramp_edge.errors import ProfileError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from ramp_edge.records import DeviceTarget
@@ -21,6 +23,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     epilog="Examples:  ramp-edge devices list  |  ramp-edge devices show raspberry-pi-5  |  ramp-edge devices validate board.yaml",
 )
+_GAP = 2
+"""Characters between two columns of a table."""
+_PIPE_COLUMNS = 132
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -45,21 +50,34 @@ def list_devices(as_json: JsonOption = False) -> None:
 
 
 def _print_targets(targets: tuple[DeviceTarget, ...], families: dict[str, str]) -> None:
-    table = _table("Device", "Title", "Usable memory", "Effective", "Backend", "Figures")
-    for target in targets:
-        table.add_row(
-            target.name,
-            target.title,
-            _memory(target),
-            _rate(target.bandwidth_effective_bytes_s),
-            target.backend,
-            "measured" if target.measured else "from documents",
-        )
+    columns = {
+        "Device": [t.name for t in targets],
+        "Title": [t.title for t in targets],
+        "Usable memory": [_memory(t) for t in targets],
+        "Bandwidth": [_rate(t.bandwidth_effective_bytes_s) for t in targets],
+        "Backend": [t.backend for t in targets],
+        "Figures": ["measured" if t.measured else "from documents" for t in targets],
+    }
+    shown = fitting_columns(columns, _console().width)
+    table = _table(*shown)
+    for row in zip(*(columns[name] for name in shown), strict=True):
+        table.add_row(*row)
     _print(table)
     names = _table("Family", "Means")
     for family, member in families.items():
         names.add_row(family, member)
     _print(names)
+
+
+def fitting_columns(columns: dict[str, list[str]], width: int) -> list[str]:
+    """The columns that fit side by side in `width` characters, the least needed left out first; the names always stay."""
+    shown = list(columns)
+    for name in ("Title", "Figures", "Backend", "Bandwidth", "Usable memory"):
+        widths = [max(map(len, (column, *columns[column]))) for column in shown]
+        if sum(widths) + _GAP * (len(widths) - 1) <= width:
+            break
+        shown.remove(name)
+    return shown
 
 
 @app.command("show", epilog="Example:  ramp-edge devices show raspberry-pi-5")
@@ -191,17 +209,26 @@ def _table(*columns: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, _GAP - 1, 0, 0))
     for column in columns:
         # Names must stay whole: they are what the next command takes.
         table.add_column(column, no_wrap=column in ("Device", "Family", "Type", "Field"), overflow="fold")
     return table
 
 
-def _print(table: Table) -> None:
+def _console() -> Console:
+    import os
+
     from rich.console import Console
 
-    Console().print(table)
+    # A pipe has no width: lines stay whole there.
+    return Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=_PIPE_COLUMNS)
+
+
+def _print(table: Table) -> None:
+    console = _console()
+    console.print(table)
+    console.print()
 
 
 def _print_json(value: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,26 @@ def test_list_names_every_device_whole() -> None:
     assert listed["families"]["jetson-orin"] == "jetson-orin-nano-8gb"
     table = run("list")
     assert all(name in table for name in [*names, *listed["families"]])
+
+
+@pytest.mark.parametrize(
+    ("width", "columns"),
+    [
+        (40, ["Device", "Usable memory"]),
+        (60, ["Device", "Usable memory", "Bandwidth", "Backend"]),
+        (80, ["Device", "Usable memory", "Bandwidth", "Backend", "Figures"]),
+        (120, ["Device", "Title", "Usable memory", "Bandwidth", "Backend", "Figures"]),
+    ],
+)
+def test_list_is_one_line_a_device_at_every_width(
+    monkeypatch: pytest.MonkeyPatch, width: int, columns: list[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = run("list").splitlines()
+    assert re.split(r"\s{2,}", lines[0].strip()) == columns
+    assert max(map(len, lines)) <= width
+    names = [d["name"] for d in json.loads(run("list", "--json"))["devices"]]
+    assert [line.split()[0] for line in lines[2 : 2 + len(names)]] == names
 
 
 def test_list_shows_what_is_valid_and_names_what_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 from ramp_edge.codec.types import QuantType
 from ramp_edge.errors import ProfileError
-from ramp_edge.profile.schema import Location, Profile, TypeFigures, find_contradictions, suggest
-from ramp_edge.profile.yaml_source import LocatedYaml, read_yaml
+from ramp_edge.profile.schema import Location, Profile, TypeFigures, find_contradictions, nearest, suggest
+from ramp_edge.profile.yaml_source import LocatedYaml, Place, read_yaml
 from ramp_edge.records import DeviceTarget, TypeSupport
 from ramp_edge.shipped import config_dir, shipped_dir
 from ramp_edge.units import parse_bytes, parse_rate
@@ -158,6 +158,8 @@ def _resolve_extends(path: Path, seen: tuple[Path, ...] = ()) -> tuple[LocatedYa
         raise ProfileError(f"{place}: extends: {base_name!r} leads back to itself: {cycle}", hint="break the cycle")
     base, chain = _resolve_extends(base_path, chain)
     _merge(base, document.values, document, ())
+    # What is missing belongs into the file that was asked for, not into those it extends.
+    base.places[()] = document.places[()]
     return base, chain
 
 
@@ -193,7 +195,12 @@ def _validate(document: LocatedYaml, *, partial: bool = False) -> Profile | None
     try:
         profile = Profile.model_validate(document.values)
     except ValidationError as error:
-        items = [item for item in error.errors() if not (partial and item["type"] == "missing")]
+        misspelt = {_meant_by(item) for item in error.errors() if item["type"] == "extra_forbidden"}
+        items = [
+            item
+            for item in error.errors()
+            if item["type"] != "missing" or not (partial or tuple(item["loc"]) in misspelt)
+        ]
         if not items:
             return None
         raise _problems_error([_describe(document, item) for item in items]) from None
@@ -211,13 +218,31 @@ def _describe(document: LocatedYaml, item: Any) -> str:
     if item["type"] == "extra_forbidden":
         return f"{start}: unknown key: {suggest(str(location[-1]), _known_keys(location[:-1]))}"
     if item["type"] == "missing":
-        return f"{start}: missing: add it here or extend a profile that has it"
+        place = _own_place(document, location)
+        return f"{place}: {_dotted(location)}: missing: add it here or extend a profile that has it"
     value = item["input"]
     message = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "value_error":
         return f"{start}: {message}"
     shown = "a mapping" if isinstance(value, dict) else repr(value)
     return f"{start}: {shown}: {message[0].lower()}{message[1:]}"
+
+
+def _meant_by(item: Any) -> Location:
+    """The known key that an unknown one resembles: it is not missing as well. An empty location where nothing is near."""
+    location: Location = tuple(item["loc"])
+    key = nearest(str(location[-1]), _known_keys(location[:-1]))
+    return () if key is None else (*location[:-1], key)
+
+
+def _own_place(document: LocatedYaml, location: Location) -> Place:
+    """The nearest place above `location` that is in the profile's own file, not in one that it extends."""
+    own = document.place_of(())
+    for length in range(len(location), 0, -1):
+        place = document.places.get(location[:length])
+        if place is not None and place.path == own.path:
+            return place
+    return own
 
 
 def _known_keys(location: Location) -> tuple[str, ...]:

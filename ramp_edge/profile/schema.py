@@ -33,11 +33,17 @@ _WEIGHT_TYPES: tuple[QuantType, ...] = (QuantType.F16, QuantType.BF16, *QUANTIZE
 MAX_BPW = 16.0
 
 
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that `word` most likely means, or None where nothing is near."""
+    choices = list(known)
+    near = difflib.get_close_matches(word.lower(), [c.lower() for c in choices], n=1, cutoff=0.5)
+    return next((c for c in choices if near and c.lower() == near[0]), None)
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """The nearest known word as a phrase, or the whole list where nothing is near."""
     choices = list(known)
-    near = difflib.get_close_matches(word.lower(), [c.lower() for c in choices], n=1, cutoff=0.5)
-    match = next((c for c in choices if near and c.lower() == near[0]), None)
+    match = nearest(word, choices)
     return f"did you mean {match!r}?" if match else f"use one of: {', '.join(choices)}"
 
 

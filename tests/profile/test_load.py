@@ -161,11 +161,33 @@ def test_every_bad_file_is_expected_and_the_good_one_loads() -> None:
 
 
 def test_all_offenders_are_in_one_error() -> None:
-    with pytest.raises(ProfileError, match="4 problems") as caught:
+    with pytest.raises(ProfileError, match="3 problems") as caught:
         load.load_target(str(ASSETS / "three-problems.yaml"))
     said = str(caught.value)
-    for part in ("'6 GHz'", "processor.cores", "defaults.contxt", "defaults.ctx: missing"):
+    for part in ("'6 GHz'", "processor.cores", "defaults.contxt: unknown key: did you mean 'ctx'?"):
         assert part in said
+    assert "defaults.ctx: missing" not in said, "a misspelt key is one mistake"
+
+
+@pytest.mark.parametrize(
+    ("text", "problems"),
+    [
+        ('bandwith: {peak: {value: "9 GB/s", measured: false, source: abc}}\n', ["3: bandwith: unknown key: did you mean 'bandwidth'?"]),
+        ('bandwidth:\n  peak: {value: "9 GB/s", measured: false, source: abc}\n', ["3: bandwidth.effective: missing"]),
+        ("", ["1: bandwidth: missing"]),
+    ],
+)  # fmt: skip
+def test_what_is_missing_is_missing_in_the_users_own_file(tmp_path: Path, text: str, problems: list[str]) -> None:
+    base = yaml.safe_load((ASSETS / "good.yaml").read_text())
+    del base["bandwidth"]
+    (tmp_path / "base.yaml").write_text("# a comment\n" + yaml.safe_dump(base))
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("title: Mine\nextends: base.yaml\n" + text)
+    with pytest.raises(ProfileError) as caught:
+        load.load_target(str(mine))
+    said = caught.value.message
+    assert all(f"{mine}:{problem}" in said for problem in problems), said
+    assert said.count("mine.yaml:") == len(problems) and "base.yaml:" not in said
 
 
 def test_unknown_device_lists_the_nearest() -> None:

@@ -31,7 +31,7 @@ def evaluate(
     """Measure perplexity, and KL divergence to a reference, as llama.cpp's llama-perplexity defines them."""
     from ramp_edge.cli.run import runnable_file
     from ramp_edge.evaluate.evaluator import evaluate_model, read_text, reference_logits, tokenize_text
-    from ramp_edge.model.gguf_file import GgufTensors, file_sha256
+    from ramp_edge.model.gguf_file import GgufTensors, file_sha256, quantized_part
     from ramp_edge.model.output_head import read_output_head
     from ramp_edge.shipped import cache_dir
 
@@ -41,15 +41,22 @@ def evaluate(
     base = None
     if reference is not None:
         reference_path = runnable_file(reference)
+        opened = GgufTensors(reference_path)
+        if part := quantized_part(opened):
+            typer.echo(
+                f"warning: the reference {reference_path} is itself quantized ({part}): "
+                "the divergence is measured to it, not to the original model",
+                err=True,
+            )
         result, base = reference_logits(
             reference_path,
             tokenize_text(reference_path, content),
             n_ctx=n_ctx,
             n_windows=windows,
-            head=read_output_head(GgufTensors(reference_path)),
+            head=read_output_head(opened),
             cache_dir=cache_dir() / "references",
             model_sha256=file_sha256(reference_path),
-            label=reference_path.name,
+            label=str(reference_path),
             threads=threads,
         )
         results.append(result)

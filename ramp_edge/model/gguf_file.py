@@ -100,7 +100,8 @@ def open_inventory(
     if embedding is None:
         raise UnsupportedModelError(f"{path}: no token_embd.weight: not a text model that ramp-edge can compile")
     hyper = read_hyperparameters(path, metadata, architecture, embedding.n_rows)
-    check_tokenizer(path, tensors.header.metadata)
+    if tensors.metadata("tokenizer.ggml.model") not in ("no_vocab", "none"):
+        check_tokenizer(path, tensors.header.metadata)
     facts = architecture_facts(architecture)
     if facts is not None:
         check_consistency(path, facts, hyper, {t.name: t for t in infos})
@@ -139,6 +140,17 @@ def _tensor_info(path: Path, tensors: GgufTensors, name: str, shape: tuple[int, 
     )
 
 
+def quantized_part(tensors: GgufTensors) -> str:
+    """How much of a file is already quantized, as in "92% of its weights at 4.85 bits"; empty for a file of floats."""
+    weights = {t.name: math.prod(t.shape) for t in tensors.header.tensors}
+    coded = [t for t in tensors.header.tensors if t.type_name not in ("F64", "F32", "F16", "BF16")]
+    if not coded:
+        return ""
+    n_coded = sum(weights[t.name] for t in coded)
+    bpw = 8 * sum(t.size_bytes for t in coded) / n_coded
+    return f"{n_coded / sum(weights.values()):.0%} of its weights at {bpw:.2f} bits"
+
+
 def _check_storage(path: Path, infos: tuple[TensorInfo, ...], allow_requantize: bool, bus: EventBus) -> None:
     coded = [t for t in infos if t.source_type not in FLOAT_TYPES]
     if not coded:
@@ -158,15 +170,22 @@ def _check_storage(path: Path, infos: tuple[TensorInfo, ...], allow_requantize: 
 
 
 def check_finite(tensors: GgufTensors, inventory: ModelInventory, events: EventBus | None = None) -> None:
-    """Raise ModelFileError naming the first tensor with NaN or infinite weights. Streams one tensor at a time."""
+    """Raise ModelFileError naming the first tensor with NaN or infinite weights; warn of those that are all zero.
+
+    Streams one tensor at a time.
+    """
     bus = events or EventBus()
+    empty = []
     with bus.stage("check the weights", total=len(inventory.tensors), unit="tensors") as stage:
         for info in inventory.tensors:
             values = tensors.load_tensor(info.name)
             # One sum finds most cases at memory speed; only a suspicious tensor is searched.
             with np.errstate(over="ignore", invalid="ignore"):
-                suspicious = not np.isfinite(values.sum(dtype=np.float64))
-            if suspicious:
+                total = values.sum(dtype=np.float64)
+            # Biases of zero are common.
+            if total == 0.0 and not info.name.endswith(".bias") and not values.any():
+                empty.append(info.name)
+            if not np.isfinite(total):
                 bad = np.argwhere(~np.isfinite(values))
                 if len(bad):
                     row, column = (int(v) for v in bad[0])
@@ -177,3 +196,6 @@ def check_finite(tensors: GgufTensors, inventory: ModelInventory, events: EventB
                         f"(file size {human_bytes(inventory.file_bytes)})",
                     )
             stage.advance()
+    if empty:
+        shown = ", ".join(empty[:4]) + (f" and {len(empty) - 4} more" if len(empty) > 4 else "")
+        bus.warn(f"every weight is zero in {shown}: the model may be damaged or not fully trained")

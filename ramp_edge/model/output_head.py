@@ -11,7 +11,11 @@ def read_output_head(tensors: GgufTensors) -> OutputHead | None:
     """`output.weight` or the tied embedding as a view of the file; None where it is quantized."""
     names = {entry.name for entry in tensors.header.tensors}
     name = "output.weight" if "output.weight" in names else "token_embd.weight"
-    quant_type = tensors.quant_type(name)
+    try:
+        quant_type = tensors.quant_type(name)
+    except (KeyError, ValueError):
+        # No embedding (it may lie in another part of a split model), or a type that only libllama reads.
+        return None
     if quant_type not in FLOAT_TYPES:
         return None
     architecture = tensors.metadata("general.architecture")

@@ -51,7 +51,7 @@ def _convert_directory(directory: Path, fetch_converter: Callable[[], Path], cac
         inside = sorted(directory.glob("*.gguf"))
         if inside:
             raise ModelFileError(
-                f"{directory} is a folder with {len(inside)} GGUF files, not a Hugging Face model",
+                f"{directory} is a folder with {len(inside)} GGUF file{'s' if len(inside) > 1 else ''}, not a Hugging Face model",
                 hint=f"name the file, for example {inside[0]}",
             )
         raise ModelFileError(

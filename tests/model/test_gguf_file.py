@@ -129,6 +129,20 @@ def test_infinities_that_cancel_are_found(make_tiny_gguf: Make, tmp_path: Path) 
         check_finite(tensors, inventory)
 
 
+def test_weights_that_are_all_zero_are_named(make_tiny_gguf: Make, tmp_path: Path) -> None:
+    def spoil(weights: dict[str, np.ndarray]) -> None:
+        weights["blk.0.ffn_up.weight"][:] = 0.0
+        weights["blk.1.attn_norm.weight"][:] = -0.0
+        weights["blk.1.ffn_up.weight"][:] = 0.0
+        weights["blk.1.ffn_up.weight"][0, :2] = 1.0, -1.0  # the sum is zero, the tensor is not
+
+    inventory, tensors = open_inventory(make_tiny_gguf(tmp_path / "zero.gguf", edit=spoil))
+    events = EventBus()
+    check_finite(tensors, inventory, events)
+    (warning,) = events.warnings
+    assert "every weight is zero in blk.0.ffn_up.weight, blk.1.attn_norm.weight:" in warning
+
+
 def test_huge_but_finite_values_pass(make_tiny_gguf: Make, tmp_path: Path) -> None:
     def enlarge(weights: dict[str, np.ndarray]) -> None:
         weights["blk.0.attn_q.weight"][:] = np.float32(3e38)

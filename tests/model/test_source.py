@@ -55,7 +55,7 @@ def test_folders_that_are_no_models(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match=r"no config\.json"):
         resolve(str(folder), tmp_path)
     (folder / "model-q4.gguf").touch()
-    with pytest.raises(ModelFileError, match="folder with 1 GGUF files") as caught:
+    with pytest.raises(ModelFileError, match="folder with 1 GGUF file, not") as caught:
         resolve(str(folder), tmp_path)
     assert "model-q4.gguf" in caught.value.hint
 

@@ -30,14 +30,15 @@ class SortKey(str, Enum):
 
 
 def inspect_file(
-    file: Annotated[Path, typer.Argument(help="A GGUF file.", metavar="FILE")],
+    file: Annotated[Path, typer.Argument(help="A build folder (its model.gguf) or a GGUF file.", metavar="OUT|GGUF")],
     sort: Annotated[SortKey, typer.Option(help="Order of the tensors.")] = SortKey.FILE,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show a GGUF's tensors with type, role and bytes, the totals, and its metadata."""
+    from ramp_edge.cli.run import model_file
     from ramp_edge.model.gguf_file import GgufTensors
 
-    record = _record(GgufTensors(file), sort)
+    record = _record(GgufTensors(model_file(file) if file.is_dir() else file), sort)
     if as_json:
         typer.echo(json.dumps(record, indent=2))
     else:

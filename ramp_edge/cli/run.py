@@ -52,15 +52,22 @@ def run(
             "decode_tok_s": round(result.decode_tok_s, 2),
             "temperature": temperature,
             "seed": seed,
+            "context_full": result.full_context is not None,
         }
         typer.echo(json.dumps(record, indent=2, ensure_ascii=False))
-        return
-    typer.echo()
-    typer.echo(
-        f"{result.prompt_tokens} prompt tokens at {result.prefill_tok_s:.1f} tok/s, "
-        f"{result.generated_tokens} generated at {result.decode_tok_s:.1f} tok/s",
-        err=True,
-    )
+    else:
+        typer.echo()
+        typer.echo(
+            f"{result.prompt_tokens} prompt tokens at {result.prefill_tok_s:.1f} tok/s, "
+            f"{result.generated_tokens} generated at {result.decode_tok_s:.1f} tok/s",
+            err=True,
+        )
+    if result.full_context is not None:
+        typer.echo(
+            f"warning: stopped after {result.generated_tokens} of {tokens} tokens: "
+            f"the model's context of {result.full_context} tokens is full",
+            err=True,
+        )
 
 
 def model_file(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def summary_lines(record: BuildRecord, output: Path) -> list[str]:
         lines.append("  next        run the same command without --dry-run")
     else:
         lines.append(f"  written     {output / 'model.gguf'} and {output / 'build.json'}")
-        lines.append(f'  next        ramp-edge run {output} -p "Once upon a time"')
+        lines.append(f'  next        ramp-edge run {shlex.quote(str(output))} -p "Once upon a time"')
     return lines
 
 

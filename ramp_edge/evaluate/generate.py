@@ -29,6 +29,8 @@ class Generation:
     prefill_s: float
     decode_s: float
     """Seconds after the first new token."""
+    full_context: int | None = None
+    """The model's context in tokens, where that ended the text before the number that was asked for."""
 
     @property
     def prefill_tok_s(self) -> float:
@@ -58,11 +60,12 @@ def continue_text(
 ) -> Generation:
     """Continue `prompt`, handing each piece of text to `on_text` as it comes.
 
-    Stops at the model's end token or where its context is full. Raises UsageError for a prompt that is empty or
-    longer than the context, EvaluationError where the model does not load or run.
+    Stops at the model's end token or where its context is full. Raises UsageError for a prompt that is empty, not
+    UTF-8 or longer than the context, EvaluationError where the model does not load or run.
     """
     if n_tokens < 1 or not 0.0 <= temperature < 100.0:
         raise UsageError(f"{n_tokens} tokens at temperature {temperature:g} cannot be generated")
+    _check_encoding(prompt)
     ids = _prompt_tokens(path, prompt)
     rng = np.random.default_rng(seed)
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -75,6 +78,7 @@ def continue_text(
         logits = session.last_logits(ids, 0)
         first_s = time.perf_counter()
         position, n_generated = len(ids), 0
+        full_context: int | None = None
         while True:
             token = pick_token(logits, temperature, rng, path)
             if session.is_end(token):
@@ -85,6 +89,7 @@ def continue_text(
             if on_text is not None and text:
                 on_text(text)
             if n_generated == session.n_ctx - len(ids):
+                full_context = session.n_ctx if n_generated < n_tokens else None
                 break
             if choice is not None:
                 session.set_threads(choice.threads)
@@ -100,7 +105,20 @@ def continue_text(
         generated_tokens=n_generated,
         prefill_s=first_s - start_s,
         decode_s=end_s - first_s,
+        full_context=full_context,
     )
+
+
+def _check_encoding(prompt: str) -> None:
+    """Bytes of a command line that are not UTF-8 reach python as lone surrogates."""
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError as error:
+        byte = ord(prompt[error.start]) & 0xFF
+        raise UsageError(
+            f"the prompt is not UTF-8: byte 0x{byte:02x} at character {error.start + 1}",
+            hint="give it as UTF-8 text; a terminal or script in another encoding sends other bytes",
+        ) from None
 
 
 def _prompt_tokens(path: Path, prompt: str) -> Tokens:

@@ -91,6 +91,10 @@ def test_summary_is_the_golden_text(record: BuildRecord) -> None:
     _is_golden("summary.txt", summary_lines(record, Path("out")))
 
 
+def test_the_next_command_can_be_pasted(record: BuildRecord) -> None:
+    assert "ramp-edge run 'my models/a\"b' -p" in summary_lines(record, Path('my models/a"b'))[-1]
+
+
 def test_summary_of_a_dry_run_is_the_golden_text(record: BuildRecord) -> None:
     dry = dataclasses.replace(
         record, dry_run=True, evaluation=None, reference=None, continuation=None,
@@ -119,6 +123,9 @@ def test_build_run_eval_in_a_row(tiny_gguf: Path, tmp_path: Path, cache: Path) -
     assert "moments" in built.stderr and "moments" not in built.stdout
     spoken = cli("run", "out", "-p", "The small board", "-n", "8", "--json", cwd=tmp_path, cache=cache)
     assert json.loads(spoken.stdout)["generated_tokens"] == 8
+    assert json.loads(spoken.stdout)["context_full"] is False
+    shown = cli("inspect", "out", "--json", cwd=tmp_path, cache=cache)
+    assert json.loads(shown.stdout)["path"] == "out/model.gguf"
     (tmp_path / "text.txt").write_text("The small board reads a page of words and writes the next one. " * 60)
     scored = cli("eval", "out", "--text", "text.txt", "--reference", tiny_gguf, "--ctx", "128", "--windows", "4", "--json",
                  cwd=tmp_path, cache=cache)  # fmt: skip
@@ -126,6 +133,11 @@ def test_build_run_eval_in_a_row(tiny_gguf: Path, tmp_path: Path, cache: Path) -
     assert (
         reference["divergence"] is None and 0 < ours["divergence"]["mean_kl"] < 1.0
     )  # measured 0.28: random weights, small text
+    assert (reference["label"], ours["label"], scored.stderr) == (str(tiny_gguf), "out/model.gguf", "")
+    again = cli("eval", tiny_gguf, "--text", "text.txt", "--reference", "out", "--ctx", "128", "--windows", "1",
+                cwd=tmp_path, cache=cache)  # fmt: skip
+    assert again.stdout.startswith("out/model.gguf (")
+    assert again.stderr.startswith("warning: the reference out/model.gguf is itself quantized (")
 
 
 def test_json_is_alone_on_stdout_and_a_dry_run_writes_nothing(tiny_gguf: Path, tmp_path: Path, cache: Path) -> None:

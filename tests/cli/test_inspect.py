@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from ramp_edge.cli.inspect import inspect_file
-from ramp_edge.errors import ModelFileError
+from ramp_edge.errors import ModelFileError, UsageError
 from ramp_edge.model.gguf_file import GgufTensors
 
 app = typer.Typer()
@@ -48,6 +48,14 @@ def test_the_table_keeps_names_whole(tiny_gguf: Path) -> None:
         assert entry.name in table
     for word in ("general.architecture", "(385 items)", "attn_output", "256 x 385", "bits a weight"):
         assert word in table
+
+
+def test_a_build_folder_means_its_model(tiny_gguf: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").symlink_to(tiny_gguf)
+    assert json.loads(run(tmp_path, "--json"))["path"] == str(tmp_path / "model.gguf")
+    (tmp_path / "empty").mkdir()
+    result = CliRunner().invoke(app, [str(tmp_path / "empty")])
+    assert isinstance(result.exception, UsageError) and "ramp-edge build" in result.exception.hint
 
 
 def test_quantized_files_need_no_permission(make_tiny_gguf: Callable[..., Path], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -96,3 +97,21 @@ def test_what_aborts_libllama_is_refused_before(tiny_gguf: Path, tmp_path: Path,
         told = process.stderr.read()
     assert process.returncode == 8, told
     assert "broken.gguf: llama.block_count is 1048576, outside 1 to 512" in told
+
+
+def test_run_says_that_the_context_ended_the_text(tiny_gguf: Path, tmp_path: Path) -> None:
+    with start("run", tiny_gguf, "-p", "the board", "-n", "100000", "--threads", "1", cwd=tmp_path,
+               stdout=subprocess.DEVNULL) as process:  # fmt: skip
+        assert process.stderr is not None
+        told = process.stderr.read()
+    assert re.search(
+        r"^warning: stopped after \d+ of 100000 tokens: the model's context of 512 tokens is full$", told, re.M
+    )
+
+
+def test_a_prompt_in_another_encoding_is_a_usage_error(tiny_gguf: Path, tmp_path: Path) -> None:
+    with start("run", tiny_gguf, "-p", os.fsdecode(b"a\xff b"), cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
+        assert process.stderr is not None
+        told = process.stderr.read()
+    assert process.returncode == 2
+    assert "the prompt is not UTF-8: byte 0xff at character 2" in told

@@ -32,8 +32,17 @@ def test_generation_ends_where_the_context_is_full(tiny_gguf: Path) -> None:
     prompt = "the board " * 230
     result = continue_text(tiny_gguf, prompt, n_tokens=100_000, threads=1)
     assert result.prompt_tokens + result.generated_tokens <= 512
+    assert result.full_context == 512
+    assert continue_text(tiny_gguf, prompt, n_tokens=1, threads=1).full_context is None
+    exactly = continue_text(tiny_gguf, prompt, n_tokens=512 - result.prompt_tokens, threads=1)
+    assert exactly.full_context is None, "nothing was cut off"
     with pytest.raises(UsageError, match="the context of"):
         continue_text(tiny_gguf, "rain and apples " * 2000, n_tokens=5)
+
+
+def test_a_prompt_that_is_not_utf8(tiny_gguf: Path) -> None:
+    with pytest.raises(UsageError, match="not UTF-8: byte 0xff at character 2"):
+        continue_text(tiny_gguf, b"a\xff b".decode("utf-8", "surrogateescape"), n_tokens=3)
 
 
 def test_an_empty_prompt_begins_a_text(tiny_gguf: Path) -> None:

@@ -24,3 +24,13 @@ def test_the_choice_keeps_the_faster_half() -> None:
         seen.append(choice.threads)
         choice.report(seconds)
     assert [*seen, choice.threads] == [8, 4, 4, 4]
+
+
+def test_one_slow_step_decides_nothing() -> None:
+    choice = ThreadChoice(4, trials=3)
+    seen = []
+    for seconds in (1.0, 50.0, 1.0, 2.0, 2.0, 0.1, 99.0):
+        seen.append(choice.threads)
+        choice.report(seconds)
+    assert seen == [4, 4, 4, 2, 2, 2, 4]
+    assert choice.threads == 4

@@ -76,7 +76,7 @@ def _own_text(
             bos=bos,
             vocab_size=hyper.vocab_size,
             kv_bytes_per_token=hyper.n_layer * kv_cell_bytes(hyper, QuantType.F16),
-            threads=threads,
+            threads=None if request.threads is None else threads,
             events=events,
         )
         store.save(key, tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,21 +13,29 @@ from ramp_edge.calibrate.generate import generate_windows, sample_rows
 from ramp_edge.errors import EvaluationError
 from ramp_edge.events import Event, EventBus, StageAdvanced, StageStarted
 from ramp_edge.model.gguf_file import open_inventory
+from ramp_edge.threads import ThreadChoice
 
 
 def windows(
-    path: Path, seed: int, *, bos: int | None = 7, count: int = 5, events: EventBus | None = None
+    path: Path,
+    seed: int,
+    *,
+    bos: int | None = 7,
+    count: int = 5,
+    size: int = 24,
+    threads: int | None = 1,
+    events: EventBus | None = None,
 ) -> np.ndarray:
     vocab = open_inventory(path)[0].hyper.vocab_size
     return generate_windows(
         path,
         count=count,
-        size=24,
+        size=size,
         seed=seed,
         bos=bos,
         vocab_size=vocab,
         kv_bytes_per_token=1024,
-        threads=1,
+        threads=threads,
         events=events or EventBus(),
     )
 
@@ -54,6 +63,36 @@ def test_groups_that_do_not_fit_at_once_are_decoded_in_turn(tiny_gguf: Path, mon
     done = [e.done for e in seen if isinstance(e, StageAdvanced)]
     assert done == sorted(done)
     assert done[-1] == seen[0].total, "the bar stops short of its end"
+
+
+class RecordedChoice(ThreadChoice):
+    """Keeps the numbers of threads of all steps."""
+
+    used: ClassVar[list[int]] = []
+
+    @property
+    def threads(self) -> int:
+        self.used.append(super().threads)
+        return self.used[-1]
+
+
+def test_threads_are_chosen_by_timing_and_do_not_show_in_the_text(
+    tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generate, "default_threads", lambda: 4)
+    monkeypatch.setattr(generate, "ThreadChoice", RecordedChoice)
+    # Beyond 256 positions ggml would split a single sequence's attention among its threads.
+    chosen = windows(tiny_gguf, 3, count=2, size=300, threads=None)
+    assert set(RecordedChoice.used) == {4, 2}
+    assert (chosen == windows(tiny_gguf, 3, count=2, size=300, threads=1)).all()
+
+
+def test_a_single_sequence_keeps_its_number_of_threads(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "default_threads", lambda: 3)
+    monkeypatch.setattr(generate, "ThreadChoice", RecordedChoice)
+    RecordedChoice.used.clear()
+    assert (windows(tiny_gguf, 3, count=1, threads=None) == windows(tiny_gguf, 3, count=1, threads=3)).all()
+    assert not RecordedChoice.used
 
 
 def test_tokens_follow_the_model(tiny_gguf: Path) -> None:

@@ -13,7 +13,6 @@ from ramp_edge.codec.types import QuantType
 from ramp_edge.errors import InfeasibleBudgetError
 from ramp_edge.records import DeviceTarget, Role, TensorInfo
 
-# Codebook types need a k-quant-like amount of data per row; ggml refuses them without an importance matrix.
 EXCLUDED = "excluded by --types"
 
 

@@ -25,7 +25,7 @@ import shlex
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from llama_tools import LlamaTools, ToolError
-from presets_table import Comparison, Row, markdown, rate, save
+from presets_table import Comparison, Row, markdown, rate, row_from, save
 
 from ramp_edge.evaluate.evaluator import (
     ReferenceLogits,
@@ -176,16 +176,21 @@ def score(options: argparse.Namespace, tools: LlamaTools, work: Path, evaluation
 def score_one(
     options: argparse.Namespace, tools: LlamaTools, work: Path, reference: ReferenceLogits, file: File
 ) -> Row:
-    """Evaluate one file."""
+    """Evaluate one file; a score of the same bytes in the work folder is taken as it is."""
+    kept = work / f"score-{file_sha256(file.path)[:16]}{'-checked' if options.check else ''}.json"
+    if kept.exists():
+        return replace(row_from(json.loads(kept.read_text())), label=file.label, seconds=file.seconds)
     result = evaluate_model(file.path, reference=reference, label=file.label, threads=options.eval_threads)
     check = None
     if options.check:
         log = work / f"{file.label.replace('/', '_')}.perplexity.log"
         check = tools.divergence(file.path, n_ctx=options.ctx, base=work / "kl.base", log=log)
-    return Row(
+    row = Row(
         label=file.label, kind=file.kind, file_bytes=result.file_bytes, seconds=file.seconds,
         peak_bytes=file.peak_bytes, result=result, check=check,
     )  # fmt: skip
+    kept.write_text(json.dumps(asdict(row)))
+    return row
 
 
 def public_command(argv: list[str]) -> str:

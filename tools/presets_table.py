@@ -64,6 +64,7 @@ def rate(rows: list[Row]) -> list[Row]:
 
 def save(path: Path, comparison: Comparison) -> None:
     """Write the record as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"schema_version": SCHEMA_VERSION, **asdict(comparison)}, indent=1) + "\n")
 
 
@@ -72,10 +73,11 @@ def load(path: Path) -> Comparison:
     data = json.loads(path.read_text())
     if data.pop("schema_version", None) != SCHEMA_VERSION:
         raise ValueError(f"{path}: not a comparison of schema version {SCHEMA_VERSION}")
-    return Comparison(**{**data, "rows": tuple(_row(entry) for entry in data["rows"])})
+    return Comparison(**{**data, "rows": tuple(row_from(entry) for entry in data["rows"])})
 
 
-def _row(data: dict[str, Any]) -> Row:
+def row_from(data: dict[str, Any]) -> Row:
+    """A row saved by `asdict`."""
     result, check = data["result"], data["check"]
     divergence = result["divergence"]
     return Row(

@@ -76,6 +76,15 @@ class Layout:
         """True where the levels are whole numbers in a row."""
         return bool((np.diff(self.levels) == 1).all())
 
+    def nearest_codes(self) -> Float32:
+        """Code of the level nearest to lowest + i / 2 and just above, for each i: float32 [2 * span + 1].
+
+        Levels are whole numbers, so the borders between them fall on halves and this table is exact.
+        """
+        halves = self.levels[0] + (np.arange(2 * int(np.ptp(self.levels)) + 1) + 0.5) / 2
+        codes: Float32 = np.abs(halves[:, None] - self.levels).argmin(axis=1).astype(np.float32)
+        return codes
+
 
 def to_float16(values: Float32) -> Float32:
     """The nearest float16 of each value within its range, as float32."""

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -134,7 +135,7 @@ def calibrate(
     moments_pass(model, text.calibration, settings, store, events)
     moments = Moments(site=lambda t: _known_site(t.name, inventory, store), load=store.moments)
     types = {name: entry.types for name, entry in legal.items()}
-    path = store.folder / f"table-{_table_key(types)}.json"
+    path = store.folder / f"table-{_table_key(types, effort.table_row_share)}.json"
     table = _read_table(path, events)
     # Without its moments a tensor would be quantized as an uncalibrated one.
     if table is not None and all(store.has(f"{site}.moments") for site in _sites(inventory)):
@@ -156,7 +157,8 @@ def calibrate(
             assert isinstance(samples, EmbeddingSamples)
             builder.embedding(samples.name, samples.tokens, samples.gradients)
 
-    fisher_pass(model, text.calibration, settings, store, sampled_rows, consume, events)
+    rows_for = partial(sampled_rows, share=effort.table_row_share)
+    fisher_pass(model, text.calibration, settings, store, rows_for, consume, events)
     table = builder.finish()
     _write_table(path, table)
     return Calibrated(text=text, store=store, moments=moments, table=table)
@@ -178,8 +180,8 @@ def _known_site(name: str, inventory: ModelInventory, store: CalibrationStore) -
     return site if site is not None and store.has(f"{site}.moments") else None
 
 
-def _table_key(types: Mapping[str, tuple[QuantType, ...]]) -> str:
-    text = json.dumps([TABLE_VERSION, {n: [int(t) for t in v] for n, v in types.items()}], sort_keys=True)
+def _table_key(types: Mapping[str, tuple[QuantType, ...]], row_share: int) -> str:
+    text = json.dumps([TABLE_VERSION, row_share, {n: [int(t) for t in v] for n, v in types.items()}], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

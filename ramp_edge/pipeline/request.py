@@ -28,6 +28,8 @@ class EffortSettings:
 
     calibration_windows: int
     fisher_sequences: int
+    table_row_share: int
+    """The error table looks at one row in this many."""
     evaluation_windows: int
     measured_candidates: int
     """Allocations quantized and measured, besides stock presets."""
@@ -37,13 +39,28 @@ class EffortSettings:
 
 EFFORTS = {
     Effort.FAST: EffortSettings(
-        calibration_windows=40, fisher_sequences=16, evaluation_windows=4, measured_candidates=1, stock_presets=0
+        calibration_windows=40,
+        fisher_sequences=12,
+        table_row_share=16,
+        evaluation_windows=2,
+        measured_candidates=1,
+        stock_presets=0,
     ),
     Effort.BALANCED: EffortSettings(
-        calibration_windows=40, fisher_sequences=32, evaluation_windows=8, measured_candidates=2, stock_presets=1
+        calibration_windows=40,
+        fisher_sequences=32,
+        table_row_share=8,
+        evaluation_windows=8,
+        measured_candidates=2,
+        stock_presets=1,
     ),
     Effort.MAX: EffortSettings(
-        calibration_windows=80, fisher_sequences=64, evaluation_windows=16, measured_candidates=4, stock_presets=3
+        calibration_windows=80,
+        fisher_sequences=64,
+        table_row_share=8,
+        evaluation_windows=16,
+        measured_candidates=4,
+        stock_presets=3,
     ),
 }
 WINDOW_TOKENS = 512

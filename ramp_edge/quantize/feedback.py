@@ -62,6 +62,7 @@ def _scalar_rows(quant_type: QuantType, layout: Layout, rows: Float32, factor: F
     steps = np.empty((n_rows, n_cols // layout.group_cols), dtype=np.float32)
     error = np.empty((n_rows, n_cols), dtype=np.float32)
     scales: list[Scales] = []
+    nearest_codes = layout.nearest_codes()
     for start in range(0, n_cols, slab):
         place = slice(start, start + slab)
         target = np.ascontiguousarray(work[:, place].numpy())
@@ -69,7 +70,18 @@ def _scalar_rows(quant_type: QuantType, layout: Layout, rows: Float32, factor: F
         price, couple = factor.within(start, slab)
         slab_codes = np.empty((n_rows, slab), dtype=np.uint8)
         picks = np.zeros((n_rows, slab // layout.group_cols), dtype=np.int32)
-        round_slab(target, near.steps, near.offsets, layout.levels, layout.uniform, price, couple, slab_codes, picks)
+        round_slab(
+            target,
+            near.steps,
+            near.offsets,
+            layout.levels,
+            layout.uniform,
+            nearest_codes,
+            price,
+            couple,
+            slab_codes,
+            picks,
+        )
         scales.append(near.picked(picks))
         codes[:, place] = slab_codes
         groups = slice(start // layout.group_cols, (start + slab) // layout.group_cols)

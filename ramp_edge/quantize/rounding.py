@@ -23,6 +23,7 @@ def round_slab(
     offsets: Float32,
     levels: Float32,
     uniform: bool,
+    nearest_codes: Float32,
     price: Float32,
     couple: Float32,
     codes: Bytes,
@@ -31,13 +32,14 @@ def round_slab(
     """Codes and scales of one slab, each column's error handed to the columns after it.
 
     target [n_rows, width]; steps and offsets [n_rows, n_groups, n_candidates]: the scales that each group may have;
+    uniform and nearest_codes: the layout's, the second for levels that are not uniform;
     price [width]: cost of a squared residual of each column; couple [width, width]: what a unit residual of one column takes from
     the later ones. Fills codes [n_rows, width] and picks [n_rows, n_groups] (the candidate of least cost, group after group).
     """
     n_rows, width = target.shape
     n_groups, n_candidates = steps.shape[1], steps.shape[2]
     size = width // n_groups
-    last, lowest = np.float32(len(levels) - 1), levels[0]
+    last, lowest, last_place = np.float32(len(levels) - 1), levels[0], len(nearest_codes) - 1
     rest = np.empty(width, np.float32)
     # Candidates lie side by side, so that the innermost loops run over them in vector registers.
     trial = np.empty((size, n_candidates), np.float32)
@@ -62,11 +64,9 @@ def round_slab(
                         nearest = min(max(np.rint(x - lowest), np.float32(0.0)), last)
                         level = nearest + lowest
                     else:
-                        nearest, level = np.float32(0.0), lowest
-                        for i in range(1, len(levels)):
-                            above = x > np.float32(0.5) * (levels[i - 1] + levels[i])
-                            nearest = np.float32(i) if above else nearest
-                            level = levels[i] if above else level
+                        place = min(max(np.int32(np.floor(np.float32(2.0) * (x - lowest))), 0), last_place)
+                        nearest = nearest_codes[place]
+                        level = levels[np.int32(nearest)]
                     error = trial[j, k] - (step[k] * level + offset[k])
                     code[j, k], residual[j, k] = nearest, error
                     cost[k] += error * error * price[first + j]

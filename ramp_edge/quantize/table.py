@@ -17,9 +17,8 @@ from ramp_edge.records import ErrorTable, ModelInventory, Role, TensorInfo
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
-MIN_ROWS = 64
-ROW_SHARE = 8
-"""One row in this many is looked at, but at least MIN_ROWS."""
+MIN_ROWS_TIMES_SHARE = 512
+"""A small tensor gives at least this many rows over the share: 64 at one row in 8."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,9 +29,9 @@ class Moments:
     load: Callable[[str], Float32]
 
 
-def sampled_rows(tensor: TensorInfo) -> Int64:
-    """Evenly strided rows, so that every head and every part of the feed-forward is represented."""
-    count = min(tensor.n_rows, max(MIN_ROWS, tensor.n_rows // ROW_SHARE))
+def sampled_rows(tensor: TensorInfo, share: int) -> Int64:
+    """One row in `share`, evenly strided, so that every head and every part of the feed-forward is represented."""
+    count = min(tensor.n_rows, max(MIN_ROWS_TIMES_SHARE // share, tensor.n_rows // share))
     rows: Int64 = np.linspace(0, tensor.n_rows - 1, count).round().astype(np.int64)
     return rows
 

@@ -70,6 +70,14 @@ def test_uniform_levels_are_told_from_others() -> None:
     assert all((np.diff(layout.levels) > 0).all() for layout in LAYOUTS.values())
 
 
+@pytest.mark.parametrize("quant_type", [QuantType.IQ4_NL, QuantType.Q4_0], ids=lambda t: t.name)
+def test_the_table_of_nearest_codes_is_exact(quant_type: QuantType) -> None:
+    levels, table = LAYOUTS[quant_type].levels, LAYOUTS[quant_type].nearest_codes()
+    x = np.random.default_rng(0).uniform(levels[0] - 3, levels[-1] + 3, 20000).astype(np.float32)
+    places = np.clip(np.floor(2 * (x - levels[0])).astype(int), 0, len(table) - 1)
+    np.testing.assert_array_equal(table[places], np.abs(x[:, None] - levels).argmin(1))
+
+
 def test_float16_saturates_instead_of_becoming_infinite() -> None:
     np.testing.assert_array_equal(
         to_float16(np.float32([1e9, -1e9, 0.1])), np.float32([65504, -65504, 0.0999755859375])

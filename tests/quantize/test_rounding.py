@@ -46,7 +46,9 @@ def test_one_slab_equals_the_plain_loop(quant_type: QuantType) -> None:
     offsets = (-3 - steps * layout.levels[0]).astype(np.float32)
     price, couple = factor().within(0, WIDTH)
     codes, picks = np.empty((ROWS, WIDTH), np.uint8), np.empty((ROWS, 1), np.int32)
-    round_slab(target, steps, offsets, layout.levels, layout.uniform, price, couple, codes, picks)
+    round_slab(
+        target, steps, offsets, layout.levels, layout.uniform, layout.nearest_codes(), price, couple, codes, picks
+    )
     for row in range(ROWS):
         _, pick, expected = reference(target[row], steps[row, 0], offsets[row, 0], layout.levels, price, couple)
         assert picks[row, 0] == pick
@@ -58,7 +60,18 @@ def test_a_zero_step_means_the_offset() -> None:
     zeros = np.zeros((ROWS, 1, 1), np.float32)
     codes, picks = np.empty((ROWS, WIDTH), np.uint8), np.empty((ROWS, 1), np.int32)
     price, couple = factor().within(0, WIDTH)
-    round_slab(zeros[:, :, 0].repeat(WIDTH, 1), zeros, zeros, layout.levels, True, price, couple, codes, picks)
+    round_slab(
+        zeros[:, :, 0].repeat(WIDTH, 1),
+        zeros,
+        zeros,
+        layout.levels,
+        True,
+        layout.nearest_codes(),
+        price,
+        couple,
+        codes,
+        picks,
+    )
     assert codes.max() < len(layout.levels) and (picks == 0).all()
 
 

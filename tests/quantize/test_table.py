@@ -13,7 +13,7 @@ import torch
 from ramp_edge.codec.types import QuantType
 from ramp_edge.model.gguf_file import open_inventory
 from ramp_edge.quantize.sensitivity import embedding_kl, head_kl, linear_kl, row_errors
-from ramp_edge.quantize.table import MIN_ROWS, ROW_SHARE, ErrorTableBuilder, FactorCache, Moments, sampled_rows
+from ramp_edge.quantize.table import ErrorTableBuilder, FactorCache, Moments, sampled_rows
 from ramp_edge.records import ModelInventory, Role, TensorInfo
 
 TYPES = (QuantType.Q8_0, QuantType.Q4_0)
@@ -31,10 +31,11 @@ def tensor(n_rows: int) -> TensorInfo:
     )
 
 
-@pytest.mark.parametrize("n_rows", [1, 2, MIN_ROWS - 1, MIN_ROWS, 3 * MIN_ROWS, ROW_SHARE * MIN_ROWS, 5000])
-def test_sampled_rows_span_the_tensor(n_rows: int) -> None:
-    rows = sampled_rows(tensor(n_rows))
-    assert len(rows) == min(n_rows, max(MIN_ROWS, n_rows // ROW_SHARE))
+@pytest.mark.parametrize("share", [8, 16])
+@pytest.mark.parametrize("n_rows", [1, 2, 63, 64, 192, 512, 5000])
+def test_sampled_rows_span_the_tensor(n_rows: int, share: int) -> None:
+    rows = sampled_rows(tensor(n_rows), share)
+    assert len(rows) == min(n_rows, max(512 // share, n_rows // share))
     assert rows[0] == 0
     assert rows[-1] == n_rows - 1 or n_rows == 1
     gaps = np.diff(rows)
@@ -87,7 +88,7 @@ def parts(tiny_gguf: Path, pool: ThreadPoolExecutor) -> tuple[ModelInventory, Er
 def feed(inventory: ModelInventory, builder: ErrorTableBuilder, skip: str = "") -> None:
     for info in inventory.quantizable:
         if info.layer is not None and info.name != skip:
-            rows = sampled_rows(info)
+            rows = sampled_rows(info, 8)
             gradients = torch.ones(1, len(rows), info.n_cols)
             builder.linear(info.name, rows, gradients, torch.ones(info.n_rows), 4)
 

@@ -38,7 +38,7 @@ from ramp_edge.pipeline.output_folder import (
     claimed,
 )
 from ramp_edge.pipeline.record import BuildRecord, CandidateRecord, TensorRecord, record_json, to_plain, versions
-from ramp_edge.pipeline.request import BuildRequest
+from ramp_edge.pipeline.request import EFFORTS, BuildRequest
 from ramp_edge.pipeline.texts import cut_texts, read_texts
 from ramp_edge.pipeline.verification import verify_file, verify_stock_file
 from ramp_edge.pipeline.workspace import Workspace
@@ -84,7 +84,7 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
         calibrated = calibrate(request, inventory, facts, tensors, legal, text, pool, events)
 
         # 4. Candidates inside the limits
-        emitter = Emitter(inventory, tensors, calibrated.moments, pool, events)
+        emitter = Emitter(inventory, tensors, calibrated.moments, pool, events, EFFORTS[request.effort].search)
         metadata = _own_metadata(target)
         problem = Problem(
             inventory=inventory,

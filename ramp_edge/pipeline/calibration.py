@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from ramp_edge.calibrate.text import TextWindows, with_bos
 from ramp_edge.codec.types import QuantType
 from ramp_edge.events import EventBus
 from ramp_edge.model.gguf_file import GgufTensors
-from ramp_edge.pipeline.request import EFFORTS, FISHER_TOKENS, WINDOW_TOKENS, BuildRequest
+from ramp_edge.pipeline.request import EFFORTS, FISHER_TOKENS, WINDOW_TOKENS, BuildRequest, EffortSettings
 from ramp_edge.pipeline.texts import GivenWindows
 from ramp_edge.profile.memory import kv_cell_bytes
 from ramp_edge.quantize.table import ErrorTableBuilder, Moments, sampled_rows
@@ -135,12 +135,12 @@ def calibrate(
     moments_pass(model, text.calibration, settings, store, events)
     moments = Moments(site=lambda t: _known_site(t.name, inventory, store), load=store.moments)
     types = {name: entry.types for name, entry in legal.items()}
-    path = store.folder / f"table-{_table_key(types, effort.table_row_share)}.json"
+    path = store.folder / f"table-{_table_key(types, effort)}.json"
     table = _read_table(path, events)
     # Without its moments a tensor would be quantized as an uncalibrated one.
     if table is not None and all(store.has(f"{site}.moments") for site in _sites(inventory)):
         return Calibrated(text=text, store=store, moments=moments, table=table)
-    builder = ErrorTableBuilder(inventory, lambda n, r: load_rows(tensors, n, r), types, moments, pool)
+    builder = ErrorTableBuilder(inventory, lambda n, r: load_rows(tensors, n, r), types, moments, pool, effort.search)
 
     def consume(samples: Samples) -> None:
         if isinstance(samples, FisherSamples):
@@ -180,8 +180,16 @@ def _known_site(name: str, inventory: ModelInventory, store: CalibrationStore) -
     return site if site is not None and store.has(f"{site}.moments") else None
 
 
-def _table_key(types: Mapping[str, tuple[QuantType, ...]], row_share: int) -> str:
-    text = json.dumps([TABLE_VERSION, row_share, {n: [int(t) for t in v] for n, v in types.items()}], sort_keys=True)
+def _table_key(types: Mapping[str, tuple[QuantType, ...]], effort: EffortSettings) -> str:
+    text = json.dumps(
+        [
+            TABLE_VERSION,
+            effort.table_row_share,
+            asdict(effort.search),
+            {n: [int(t) for t in v] for n, v in types.items()},
+        ],
+        sort_keys=True,
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

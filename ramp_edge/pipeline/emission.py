@@ -15,6 +15,7 @@ from ramp_edge.emit.write import write_gguf
 from ramp_edge.events import EventBus
 from ramp_edge.model.gguf_file import GgufTensors
 from ramp_edge.quantize.feedback import quantize_rows
+from ramp_edge.quantize.neighbours import THOROUGH, Search
 from ramp_edge.quantize.table import FactorCache, Moments
 from ramp_edge.records import ModelInventory
 
@@ -32,9 +33,10 @@ class Emitter:
         moments: Moments,
         pool: ThreadPoolExecutor,
         events: EventBus,
+        search: Search = THOROUGH,
     ) -> None:
         self._inventory, self._tensors, self._pool, self._events = inventory, tensors, pool, events
-        self._moments = moments
+        self._moments, self._search = moments, search
         self._pairs = {key: tensors.metadata_bytes(key) for key in tensors.header.metadata}
 
     def layout(self, types: Mapping[str, QuantType], own_metadata: Mapping[str, MetadataItem]) -> Layout:
@@ -58,7 +60,7 @@ class Emitter:
 
             def one(start: int) -> npt.NDArray[np.uint8]:
                 rows = self._tensors.load_tensor(slot.name, start, start + strip)
-                return quantize_rows(slot.quant_type, rows, factor)[0]
+                return quantize_rows(slot.quant_type, rows, factor, self._search)[0]
 
             return np.concatenate(list(self._pool.map(one, range(0, tensor.n_rows, strip))))
 

@@ -9,6 +9,7 @@ from enum import Enum
 from pathlib import Path
 
 from ramp_edge.codec.types import QuantType
+from ramp_edge.quantize.neighbours import QUICK, THOROUGH, Search
 
 
 class Effort(str, Enum):
@@ -30,6 +31,8 @@ class EffortSettings:
     fisher_sequences: int
     table_row_share: int
     """The error table looks at one row in this many."""
+    search: Search
+    """How far quantization looks for better scales and codes."""
     evaluation_windows: int
     measured_candidates: int
     """Allocations quantized and measured, besides stock presets."""
@@ -40,8 +43,9 @@ class EffortSettings:
 EFFORTS = {
     Effort.FAST: EffortSettings(
         calibration_windows=40,
-        fisher_sequences=12,
+        fisher_sequences=8,
         table_row_share=16,
+        search=QUICK,
         evaluation_windows=2,
         measured_candidates=1,
         stock_presets=0,
@@ -50,6 +54,7 @@ EFFORTS = {
         calibration_windows=40,
         fisher_sequences=32,
         table_row_share=8,
+        search=THOROUGH,
         evaluation_windows=8,
         measured_candidates=2,
         stock_presets=1,
@@ -58,6 +63,7 @@ EFFORTS = {
         calibration_windows=80,
         fisher_sequences=64,
         table_row_share=8,
+        search=THOROUGH,
         evaluation_windows=16,
         measured_candidates=4,
         stock_presets=3,

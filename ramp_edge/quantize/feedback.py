@@ -18,13 +18,12 @@ from ramp_edge.codec.ggml import Bytes, Float32, decode, encode
 from ramp_edge.codec.layouts import LAYOUTS, Layout, Scales
 from ramp_edge.codec.types import QuantType
 from ramp_edge.quantize.hessian import FeedbackFactor
-from ramp_edge.quantize.neighbours import neighbours
-
-SWEEPS = 16
-"""Rounds of descent over a row; a row stops earlier where nothing moves any more."""
+from ramp_edge.quantize.neighbours import THOROUGH, Search, neighbours
 
 
-def quantize_rows(quant_type: QuantType, rows: Float32, factor: FeedbackFactor | None) -> tuple[Bytes, Float32]:
+def quantize_rows(
+    quant_type: QuantType, rows: Float32, factor: FeedbackFactor | None, search: Search = THOROUGH
+) -> tuple[Bytes, Float32]:
     """Quantize `rows` [n_rows, n_cols] -> (uint8 [n_rows, row_bytes], the float32 rows that those bytes mean).
 
     With `factor`, each slab (one block of the type) hands its error to the columns after it; without, the codec runs
@@ -33,7 +32,7 @@ def quantize_rows(quant_type: QuantType, rows: Float32, factor: FeedbackFactor |
     if factor is None or quant_type.is_float:
         data = encode(quant_type, rows)
     elif (layout := LAYOUTS.get(quant_type)) is not None:
-        data = _scalar_rows(quant_type, layout, rows, factor)
+        data = _scalar_rows(quant_type, layout, rows, factor, search)
     else:
         data = _codebook_rows(quant_type, rows, factor)
     return data, decode(quant_type, data, rows.shape[1])
@@ -51,7 +50,7 @@ def _codebook_rows(quant_type: QuantType, rows: Float32, factor: FeedbackFactor)
     return np.concatenate(blocks, axis=1)
 
 
-def _scalar_rows(quant_type: QuantType, layout: Layout, rows: Float32, factor: FeedbackFactor) -> Bytes:
+def _scalar_rows(quant_type: QuantType, layout: Layout, rows: Float32, factor: FeedbackFactor, search: Search) -> Bytes:
     # numba takes a second to import: only what quantizes needs it.
     from ramp_edge.quantize.rounding import descend, round_slab
 
@@ -66,7 +65,7 @@ def _scalar_rows(quant_type: QuantType, layout: Layout, rows: Float32, factor: F
     for start in range(0, n_cols, slab):
         place = slice(start, start + slab)
         target = np.ascontiguousarray(work[:, place].numpy())
-        near = neighbours(layout, layout.read(encode(quant_type, target, importance[place])))
+        near = neighbours(layout, layout.read(encode(quant_type, target, importance[place])), search)
         price, couple = factor.within(start, slab)
         slab_codes = np.empty((n_rows, slab), dtype=np.uint8)
         picks = np.zeros((n_rows, slab // layout.group_cols), dtype=np.int32)
@@ -90,7 +89,7 @@ def _scalar_rows(quant_type: QuantType, layout: Layout, rows: Float32, factor: F
         error[:, place] = rows[:, place] - meaning
         _hand_on(work, target - meaning, factor, start)
     pull = (torch.from_numpy(error) @ factor.hessian).numpy()
-    descend(codes, steps, layout.levels, factor.hessian.numpy(), pull, SWEEPS)
+    descend(codes, steps, layout.levels, factor.hessian.numpy(), pull, search.sweeps)
     parts = [layout.write(s, codes[:, at * slab : (at + 1) * slab]) for at, s in enumerate(scales)]
     return np.concatenate(parts, axis=1)
 

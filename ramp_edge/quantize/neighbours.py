@@ -13,16 +13,28 @@ import numpy.typing as npt
 
 from ramp_edge.codec.layouts import Float32, Int32, Layout, Scales, to_float16
 
-SPAN = 0.3
-"""d is varied by this share up and down (32-column types)."""
-D_STEPS = 15
-ENDS = 9
-"""For types with a minimum, both ends of the range move inwards and outwards in this many steps."""
-SUB_D_REACH = 12
-"""256-column types: sub_d is varied by this much up and down,"""
-SUB_D_REACH_WITH_M = 4
-SUB_M_REACH = 2
-"""and where there is a minimum by these, in every combination."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Search:
+    """How far error feedback looks for better scales and codes."""
+
+    span: float
+    """d is varied by this share up and down (32-column types without a minimum)"""
+    d_steps: int
+    """in this many steps."""
+    ends: int
+    """With a minimum, both ends of a block's range move inwards and outwards by half of `span` in this many steps."""
+    sub_d_reach: int
+    """256-column types: sub_d is varied by this much up and down,"""
+    sub_d_reach_with_m: int
+    sub_m_reach: int
+    """and where there is a minimum by these, in every combination."""
+    sweeps: int
+    """Rounds of descent over a row; a row stops earlier where nothing moves any more."""
+
+
+THOROUGH = Search(span=0.3, d_steps=15, ends=9, sub_d_reach=12, sub_d_reach_with_m=4, sub_m_reach=2, sweeps=16)
+QUICK = Search(span=0.2, d_steps=7, ends=3, sub_d_reach=6, sub_d_reach_with_m=2, sub_m_reach=1, sweeps=3)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,21 +65,21 @@ def _pick(values: Int32, picks: Int32) -> Int32:
     return np.take_along_axis(values, picks[:, :, None], 2)[:, :, 0]
 
 
-def neighbours(layout: Layout, scales: Scales) -> Neighbours:
+def neighbours(layout: Layout, scales: Scales, search: Search = THOROUGH) -> Neighbours:
     """Candidates around `scales`."""
     if scales.sub_d is not None:
-        return _of_sub_scales(layout, scales)
+        return _of_sub_scales(layout, scales, search)
     if scales.m is not None:
-        d, m = _ends(scales.d, scales.m, len(layout.levels) - 1)
+        d, m = _ends(scales.d, scales.m, len(layout.levels) - 1, search)
         return Neighbours(steps=d[:, None], offsets=m[:, None], _d=d, _m=m, _sub_d=None, _sub_m=None)
-    factors = np.concatenate([[1.0], np.linspace(1 - SPAN, 1 + SPAN, D_STEPS)]).astype(np.float32)
+    factors = np.concatenate([[1.0], np.linspace(1 - search.span, 1 + search.span, search.d_steps)]).astype(np.float32)
     d = to_float16(scales.d[:, None] * factors)
     return Neighbours(steps=d[:, None], offsets=np.zeros_like(d)[:, None], _d=d, _m=None, _sub_d=None, _sub_m=None)
 
 
-def _ends(d: Float32, m: Float32, top: int) -> tuple[Float32, Float32]:
-    """Move the lowest and the highest value of each block by shares of the range: d, m [n] -> [n, 1 + ENDS^2] each."""
-    shares = np.linspace(-SPAN / 2, SPAN / 2, ENDS, dtype=np.float32)
+def _ends(d: Float32, m: Float32, top: int, search: Search) -> tuple[Float32, Float32]:
+    """Move the lowest and the highest value of each block by shares of the range: d, m [n] -> [n, 1 + ends^2] each."""
+    shares = np.linspace(-search.span / 2, search.span / 2, search.ends, dtype=np.float32)
     low, high = (grid.ravel() for grid in np.meshgrid(shares, shares, indexing="ij"))
     span = d[:, None] * np.float32(top)
     moved_m = to_float16(m[:, None] + span * low)
@@ -75,11 +87,11 @@ def _ends(d: Float32, m: Float32, top: int) -> tuple[Float32, Float32]:
     return np.concatenate([d[:, None], moved_d], axis=1), np.concatenate([m[:, None], moved_m], axis=1)
 
 
-def _of_sub_scales(layout: Layout, scales: Scales) -> Neighbours:
+def _of_sub_scales(layout: Layout, scales: Scales, search: Search) -> Neighbours:
     assert scales.sub_d is not None and layout.sub_d_range is not None
-    shifts, shifts_m = _around(SUB_D_REACH), np.zeros(1, np.int32)
+    shifts, shifts_m = _around(search.sub_d_reach), np.zeros(1, np.int32)
     if scales.sub_m is not None:
-        grid = np.meshgrid(_around(SUB_D_REACH_WITH_M), _around(SUB_M_REACH), indexing="ij")
+        grid = np.meshgrid(_around(search.sub_d_reach_with_m), _around(search.sub_m_reach), indexing="ij")
         shifts, shifts_m = grid[0].ravel(), grid[1].ravel()
     low, high = layout.sub_d_range
     if high - low > 64:

@@ -17,6 +17,7 @@ import torch
 from ramp_edge.codec.types import QuantType
 from ramp_edge.quantize.feedback import quantize_rows
 from ramp_edge.quantize.hessian import FeedbackFactor
+from ramp_edge.quantize.neighbours import THOROUGH, Search
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
@@ -34,12 +35,17 @@ class RowErrors:
 
 
 def row_errors(
-    weights: Float32, rows: Int64, types: Sequence[QuantType], factor: FeedbackFactor | None, pool: ThreadPoolExecutor
+    weights: Float32,
+    rows: Int64,
+    types: Sequence[QuantType],
+    factor: FeedbackFactor | None,
+    pool: ThreadPoolExecutor,
+    search: Search = THOROUGH,
 ) -> RowErrors:
     """Quantize the given rows in every type, in parallel over types."""
 
     def one(quant_type: QuantType) -> torch.Tensor:
-        _, meaning = quantize_rows(quant_type, weights, factor)
+        _, meaning = quantize_rows(quant_type, weights, factor, search)
         return torch.from_numpy(weights - meaning)
 
     # Slowest codecs first, so that no thread is left alone with one at the end.

@@ -12,6 +12,7 @@ import torch
 
 from ramp_edge.codec.types import QuantType
 from ramp_edge.quantize.hessian import FeedbackFactor, feedback_factor
+from ramp_edge.quantize.neighbours import THOROUGH, Search
 from ramp_edge.quantize.sensitivity import RowErrors, embedding_kl, head_kl, linear_kl, row_errors
 from ramp_edge.records import ErrorTable, ModelInventory, Role, TensorInfo
 
@@ -65,13 +66,15 @@ class ErrorTableBuilder:
         types: Mapping[str, Sequence[QuantType]],
         moments: Moments,
         pool: ThreadPoolExecutor,
+        search: Search = THOROUGH,
     ) -> None:
         self._inventory, self._load_rows, self._types, self._pool = inventory, load_rows, types, pool
+        self._search = search
         self._factors = FactorCache(moments)
         self._kl: dict[str, dict[QuantType, float]] = {}
 
     def _errors(self, tensor: TensorInfo, weights: Float32, rows: Int64) -> RowErrors:
-        return row_errors(weights, rows, self._types[tensor.name], self._factors.get(tensor), self._pool)
+        return row_errors(weights, rows, self._types[tensor.name], self._factors.get(tensor), self._pool, self._search)
 
     def _add(self, name: str, part: Mapping[QuantType, float]) -> None:
         held = self._kl.setdefault(name, {})

@@ -17,7 +17,8 @@ from typing import Any
 from ramp_edge.errors import RuntimeToolError
 
 _KEPT_LINES = 200
-_LEVEL_DEBUG = 4
+_LEVEL_DEBUG, _LEVEL_WARN, _LEVEL_ERROR, _LEVEL_CONTINUES = 1, 3, 4, 5
+"""ggml.h's numbers; llama_cpp/_logger.py still lists those of an older ggml."""
 
 
 class _Log:
@@ -27,16 +28,22 @@ class _Log:
         self.lock = threading.Lock()
         self.recent: deque[str] = deque(maxlen=_KEPT_LINES)
         self.captures: list[list[str]] = []
+        self.faults: deque[str] = deque(maxlen=_KEPT_LINES)
+        """The warnings and errors among the recent lines."""
         self._partial = ""
+        self._level = 0
 
     def receive(self, level: int, text: bytes, _user_data: Any) -> None:
-        if level == _LEVEL_DEBUG:
-            return
         with self.lock:
+            self._level = self._level if level == _LEVEL_CONTINUES else level
+            if self._level == _LEVEL_DEBUG:
+                return
             # A message can come in pieces; only its last one ends the line.
             *lines, self._partial = (self._partial + text.decode("utf-8", errors="replace")).split("\n")
             for line in filter(None, lines):
                 self.recent.append(line)
+                if self._level in (_LEVEL_WARN, _LEVEL_ERROR):
+                    self.faults.append(line)
                 for capture in self.captures:
                     capture.append(line)
 
@@ -67,9 +74,10 @@ def libllama() -> ModuleType:
 
 
 def telling_lines(lines: list[str], count: int = 3) -> str:
-    """The newest of `lines` that name an error or a warning (else the newest at all), joined for a message."""
-    telling = [line for line in lines[-40:] if any(w in line.lower() for w in ("error", "fail", "invalid", "missing"))]
-    return "; ".join(line.strip() for line in (telling or lines)[-count:]) or "it gave no reason"
+    """The newest warnings and errors among `lines`, joined for a message; what libllama was doing is no reason."""
+    with _log.lock:
+        faults = set(_log.faults)
+    return "; ".join([line.strip() for line in lines if line in faults][-count:]) or "it gave no reason"
 
 
 def last_log_lines(count: int = 3) -> str:

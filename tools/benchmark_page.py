@@ -30,7 +30,8 @@ every ramp-edge file is built to the bytes of one preset (`--target-size`). KL d
 token, second half of each window, on WikiText-2 raw (the last 500 kB of its test split), which is not the calibration text. A label such
 as Q4_K_M:Q5_1 is a preset with `--token-embedding-type Q5_1`, as an informed user would run it. "Seconds" are llama-quantize's for a
 preset, and the whole build's for ramp-edge (`balanced`, two candidates and a preset quantized and measured): the first of a table pays for
-calibration, the others find it cached.
+calibration, the others find it cached. The seconds of the Gemma table were taken while other work ran on the machine; its KL figures do not
+depend on that.
 
 SmolLM2-135M-Instruct and Gemma 3 270M come as quantized files; their weights were moved off their grid first
 (`tools/off_grid.py`), since a file quantized again flatters the types it was stored in. The noise costs quality of its own: compare

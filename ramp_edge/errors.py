@@ -109,3 +109,10 @@ class CacheError(RampEdgeError):
 
     exit_code = 16
     usual_hint = "free space there, or set RAMP_EDGE_CACHE to a folder that can be written"
+
+
+class TaskDataError(RampEdgeError):
+    """A multiple-choice task's file is missing, or not in the layout that its task has."""
+
+    exit_code = 17
+    usual_hint = "give a folder with the task files: --task-data DIR or RAMP_EDGE_TASK_DATA"

@@ -163,7 +163,7 @@ def reference_logits(
     start_s = time.perf_counter()
     cache_path: Path | None = None
     if cache_dir is not None and model_sha256 is not None:
-        key = reference_key(model_sha256=model_sha256, plan=plan, engine_version=_engine_version())
+        key = reference_key(model_sha256=model_sha256, plan=plan, engine_version=engine_version())
         cache_path = cache_dir / f"reference-{key}.npz"
         stored = load_arrays(cache_path)
         reference = None if stored is None else _from_arrays(stored, plan, head)
@@ -331,7 +331,8 @@ def _check_finite(path: Path, values: Float64) -> None:
         )
 
 
-def _engine_version() -> str:
+def engine_version() -> str:
+    """What evaluates here, for the keys of stored results."""
     from importlib.metadata import version
 
     return f"llama-cpp-python {version('llama-cpp-python')}"

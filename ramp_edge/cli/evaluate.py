@@ -17,19 +17,51 @@ if TYPE_CHECKING:
 
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A build folder (its model.gguf) or a GGUF file.", metavar="OUT|GGUF")],
-    text: Annotated[Path, typer.Option("--text", help="UTF-8 text to score.")],
+    text: Annotated[Path | None, typer.Option("--text", help="UTF-8 text to score.")] = None,
     reference: Annotated[
-        Path | None, typer.Option("--reference", help="Unquantized GGUF to measure the KL divergence to.")
+        Path | None,
+        typer.Option("--reference", help="Unquantized GGUF to compare with: KL divergence, or paired accuracy."),
     ] = None,
-    n_ctx: Annotated[int, typer.Option("--ctx", min=16, help="Tokens in a window.")] = 512,
+    n_ctx: Annotated[
+        int | None,
+        typer.Option("--ctx", min=16, help="Tokens in a window.", show_default="512; with --tasks the model's"),
+    ] = None,
     windows: Annotated[int | None, typer.Option("--windows", min=1, help="Most windows to score; default all.")] = None,
+    tasks: Annotated[
+        str | None, typer.Option("--tasks", help="Multiple-choice tasks instead of a text: hellaswag,piqa,... or all.")
+    ] = None,
+    task_data: Annotated[
+        Path | None, typer.Option("--task-data", help="Folder of the tasks' files.", envvar="RAMP_EDGE_TASK_DATA")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Most items of a task, evenly spread; default all.")
+    ] = None,
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, max=MAX_THREADS, help="Default: chosen by timing.")
     ] = None,
+    progress: Annotated[
+        str, typer.Option(help="With --tasks: auto, plain or off (on stderr).", envvar="RAMP_EDGE_PROGRESS")
+    ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure perplexity, and KL divergence to a reference, as llama.cpp's llama-perplexity defines them."""
+    """Measure perplexity and KL divergence as llama-perplexity defines them, or accuracy on multiple-choice tasks."""
     from ramp_edge.cli.run import runnable_file
+    from ramp_edge.cli.tasks import check_choice, evaluate_tasks
+
+    if check_choice(text=text, tasks=tasks, windows=windows, limit=limit) or text is None:
+        evaluate_tasks(
+            model,
+            tasks=tasks or "",
+            folder=task_data,
+            reference=reference,
+            limit=limit,
+            n_ctx=n_ctx,
+            threads=threads,
+            progress=progress,
+            as_json=as_json,
+        )
+        return
+    n_ctx = n_ctx or 512
     from ramp_edge.evaluate.evaluator import evaluate_model, read_text, reference_logits, tokenize_text
     from ramp_edge.model.gguf_file import GgufTensors, file_sha256, quantized_part
     from ramp_edge.model.output_head import read_output_head

@@ -10,14 +10,15 @@ import numpy as np
 
 from ramp_edge.errors import EvaluationError
 from ramp_edge.evaluate.evaluator import engine_version
-from ramp_edge.evaluate.llama import LlamaVocabulary, Tokens, default_threads
+from ramp_edge.evaluate.llama import LlamaVocabulary, Tokens
 from ramp_edge.evaluate.llama_packed import PackedSession
-from ramp_edge.evaluate.perplexity import Float64, ThreadChoice, log_normalizers
+from ramp_edge.evaluate.perplexity import Float64, log_normalizers
 from ramp_edge.evaluate.tasks.encode import EncodedItem, encode_item
 from ramp_edge.evaluate.tasks.pack import Pack, build_pack, group_items
 from ramp_edge.evaluate.tasks.records import ItemScore, TaskData, TaskRun
 from ramp_edge.evaluate.tasks.score_cache import ScoreCache
 from ramp_edge.events import EventBus
+from ramp_edge.threads import ThreadChoice, default_threads
 
 
 def score_task(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from ramp_edge.build import build
 from ramp_edge.errors import CacheError
 from ramp_edge.events import EventBus
 from ramp_edge.pipeline import calibration
-from ramp_edge.pipeline.request import EFFORTS, BuildRequest, Effort, EffortSettings
+from ramp_edge.pipeline.request import EFFORTS, BuildRequest, Effort
 
 Make = Callable[..., BuildRequest]
 Tokens = npt.NDArray[np.int32]
@@ -28,8 +29,11 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached: Path) -> 
     def random_windows(_path: Path, *, count: int, size: int, seed: int, vocab_size: int, **_: object) -> Tokens:
         return np.random.default_rng(seed).integers(0, vocab_size, (count, size)).astype(np.int32)
 
-    effort = EffortSettings(
-        calibration_windows=3, fisher_sequences=2, evaluation_windows=1, measured_candidates=1, stock_presets=0
+    effort = replace(
+        EFFORTS[Effort.FAST],
+        calibration_windows=3,
+        fisher_sequences=2,
+        evaluation_windows=1,
     )
     monkeypatch.setitem(EFFORTS, Effort.FAST, effort)
     monkeypatch.setattr(calibration, "generate_windows", random_windows)

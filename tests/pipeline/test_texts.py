@@ -13,7 +13,7 @@ from ramp_edge.errors import CalibrationError
 from ramp_edge.evaluate.evaluator import tokenize_text
 from ramp_edge.events import Event, EventBus, StageStarted
 from ramp_edge.model.gguf_file import open_inventory
-from ramp_edge.pipeline.request import BuildRequest
+from ramp_edge.pipeline.request import EFFORTS, BuildRequest, Effort
 from ramp_edge.pipeline.texts import GivenWindows, cut_texts, read_texts
 
 Make = Callable[..., BuildRequest]
@@ -82,9 +82,10 @@ def test_an_eval_text_is_cut_from_its_beginning_and_nothing_is_held_out(tiny_req
     request = tiny_request(calibration=(text,), eval_text=text)
     given = cut(request)
     assert given.evaluation is not None and given.calibration is not None
-    assert given.evaluation.shape == (4, 512)
+    n_windows = EFFORTS[Effort.FAST].evaluation_windows
+    assert given.evaluation.shape == (n_windows, 512)
     tokens = tokenize_text(Path(str(request.model)), LONG)
-    np.testing.assert_array_equal(given.evaluation.reshape(-1), tokens[: 4 * 512])
+    np.testing.assert_array_equal(given.evaluation.reshape(-1), tokens[: n_windows * 512])
     assert len(given.calibration.held_out) == 0
 
 

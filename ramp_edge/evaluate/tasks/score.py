@@ -20,6 +20,9 @@ from ramp_edge.evaluate.tasks.score_cache import ScoreCache
 from ramp_edge.events import EventBus
 from ramp_edge.threads import ThreadChoice, default_threads
 
+_PACKS_PER_CHOICE = 64
+"""Packs after which the number of threads is chosen again, about a minute of a model of 135 million weights."""
+
 
 def score_task(
     path: Path,
@@ -76,9 +79,13 @@ def _encode(path: Path, data: TaskData, n_ctx: int) -> list[EncodedItem]:
 def _score_groups(path: Path, groups: list[tuple[EncodedItem, ...]], threads: int | None) -> Iterator[list[ItemScore]]:
     n_cells = max(sum(item.n_read for item in group) for group in groups)
     n_sequences = max(sum(len(item.choices) for item in group) for group in groups)
-    choice = ThreadChoice(default_threads()) if threads is None else None
+    choice: ThreadChoice | None = None
     with PackedSession(path, n_cells=n_cells, n_sequences=n_sequences, threads=threads) as session:
-        for group in groups:
+        for number, group in enumerate(groups):
+            # Not by the first pack: its time is that of loading torch and of reading the file. Other programs come
+            # and go during a run of many minutes, so the choice is made anew now and then.
+            if threads is None and number % _PACKS_PER_CHOICE == 1:
+                choice = ThreadChoice(default_threads())
             if choice is not None:
                 session.set_threads(choice.threads)
             start_s = time.perf_counter()

@@ -50,7 +50,7 @@ from ramp_edge.threads import default_threads
 
 def build(request: BuildRequest, events: EventBus) -> BuildRecord:
     """Compile the model for the device. Raises RampEdgeError subclasses; nothing half-written stays behind."""
-    threads = request.threads or available_cores()
+    threads = request.threads or default_threads()
     with ThreadPoolExecutor(threads) as pool, contextlib.ExitStack() as held:
         # 1. Device, model and the folder for the result
         target = load_target(request.device)
@@ -127,11 +127,6 @@ def _inputs(request: BuildRequest, model: Path, target: DeviceTarget) -> list[tu
     if request.eval_text is not None:
         texts.append(("--eval-text", request.eval_text))
     return [("the model", model), ("the profile", target.profile_path), *texts]
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return default_threads()
 
 
 def _own_metadata(target: DeviceTarget) -> dict[str, MetadataItem]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ramp_edge.errors import UsageError
-from ramp_edge.threads import MAX_THREADS
+from ramp_edge.threads import MAX_THREADS, default_threads
 
 if TYPE_CHECKING:
     from ramp_edge.codec.types import QuantType
@@ -108,9 +108,9 @@ def build_command(
     with attached(progress) as events:
         import torch
 
-        from ramp_edge.build import available_cores, build
+        from ramp_edge.build import build
 
-        torch.set_num_threads(request.threads or available_cores())
+        torch.set_num_threads(request.threads or default_threads())
         record = build(request, events)
     from ramp_edge.cli.summary import print_summary, print_timings
     from ramp_edge.pipeline.record import record_json

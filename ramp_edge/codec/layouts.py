@@ -60,7 +60,14 @@ class Layout:
     """How one type stores its blocks."""
 
     levels: Float32
-    """What the codes mean, ascending: float32 [n_codes]."""
+    """What the codes mean, ascending whole numbers: float32 [n_codes]."""
+    uniform: bool
+    """True where the levels are in a row."""
+    nearest_codes: Float32
+    """Code of the level nearest to lowest + i / 2 and just above, for each i: float32 [2 * span + 1].
+
+    Borders between whole numbers fall on halves, so this table is exact.
+    """
     group_cols: int
     """Columns that share a step and an offset."""
     sub_d_range: tuple[int, int] | None
@@ -70,20 +77,6 @@ class Layout:
     """uint8 [n, block_bytes] -> scales of the blocks"""
     write: Callable[[Scales, Bytes], Bytes]
     """(scales, codes uint8 [n, block_size]) -> uint8 [n, block_bytes]"""
-
-    @property
-    def uniform(self) -> bool:
-        """True where the levels are whole numbers in a row."""
-        return bool((np.diff(self.levels) == 1).all())
-
-    def nearest_codes(self) -> Float32:
-        """Code of the level nearest to lowest + i / 2 and just above, for each i: float32 [2 * span + 1].
-
-        Levels are whole numbers, so the borders between them fall on halves and this table is exact.
-        """
-        halves = self.levels[0] + (np.arange(2 * int(np.ptp(self.levels)) + 1) + 0.5) / 2
-        codes: Float32 = np.abs(halves[:, None] - self.levels).argmin(axis=1).astype(np.float32)
-        return codes
 
 
 def to_float16(values: Float32) -> Float32:
@@ -160,8 +153,12 @@ def _layout(
     sub_d_range: tuple[int, int] | None = None,
     sub_m_max: int | None = None,
 ) -> Layout:
+    values = np.array(levels, dtype=np.float32)
+    halves = values[0] + (np.arange(2 * int(np.ptp(values)) + 1) + 0.5) / 2
     return Layout(
-        levels=np.array(levels, dtype=np.float32),
+        levels=values,
+        uniform=bool((np.diff(values) == 1).all()),
+        nearest_codes=np.abs(halves[:, None] - values).argmin(axis=1).astype(np.float32),
         group_cols=group_cols,
         sub_d_range=sub_d_range,
         sub_m_max=sub_m_max,

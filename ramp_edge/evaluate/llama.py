@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ramp_edge.codec.libllama import captured_log, last_log_lines, libllama
+from ramp_edge.codec.libllama import captured_log, last_log_lines, libllama, telling_lines
 from ramp_edge.errors import EvaluationError
 from ramp_edge.threads import MAX_THREADS, default_threads
 
 Tokens = npt.NDArray[np.int32]
 Float32 = npt.NDArray[np.float32]
 
-_FAULT_WORDS = ("error", "fail", "invalid", "missing", "cannot", "unsupported", "corrupt")
 OUTPUT_BUFFER_BYTES = 128 * 2**20
 """Logits that one decode call may produce; bounds memory for a vocabulary of 262,144 tokens."""
 
@@ -109,18 +108,26 @@ class LlamaSession:
                 f"{self.path.name}: a context of {self.n_ctx} tokens was asked for, the model has {self.n_ctx_train}",
                 hint=f"ask for at most {self.n_ctx_train}",
             )
-        params = self._lib.llama_context_default_params()
-        params.n_ctx = self.n_ctx
+        params = self._context_params(threads)
         params.n_batch = self.n_ctx
         params.n_ubatch = min(512, self.n_ctx)
         params.n_outputs_max = self.max_outputs
+        return self._new_context(params, f"{self.n_ctx} tokens")
+
+    def _context_params(self, threads: int) -> Any:
+        """What every context of ours has in common."""
+        params = self._lib.llama_context_default_params()
+        params.n_ctx = self.n_ctx
         params.n_threads = params.n_threads_batch = threads
         params.pooling_type = self._lib.LLAMA_POOLING_TYPE_NONE
         params.no_perf = True
+        return params
+
+    def _new_context(self, params: Any, size: str) -> Any:
         with captured_log() as log:
             context = self._lib.llama_init_from_model(self._model, params)
         if not context:
-            raise EvaluationError(f"{self.path.name}: no context of {self.n_ctx} tokens could be made: {_reason(log)}")
+            raise EvaluationError(f"{self.path.name}: no context of {size} could be made: {telling_lines(log)}")
         return context
 
     def tokenize(self, text: str | bytes, *, add_special: bool = True) -> Tokens:
@@ -229,15 +236,9 @@ def _load_model(lib: Any, path: Path, params: Any) -> Any:
         model = lib.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
         raise EvaluationError(
-            f"libllama cannot load {path}: {_reason(log)}", hint="it may be damaged, or newer than this libllama"
+            f"libllama cannot load {path}: {telling_lines(log)}", hint="it may be damaged, or newer than this libllama"
         )
     return model
-
-
-def _reason(lines: list[str]) -> str:
-    """The newest lines that name a fault. What libllama was doing meanwhile is no reason, and would mislead."""
-    faults = [line.strip() for line in lines if any(word in line.lower() for word in _FAULT_WORDS)]
-    return "; ".join(faults[-3:]) or "it gave no reason"
 
 
 def _tokenize(lib: Any, vocab: Any, text: str | bytes, *, add_special: bool) -> Tokens:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ramp_edge.codec.libllama import captured_log, last_log_lines, telling_lines
+from ramp_edge.codec.libllama import last_log_lines
 from ramp_edge.errors import EvaluationError
 from ramp_edge.evaluate.llama import Float32, LlamaSession, Tokens
 
@@ -48,25 +48,14 @@ class PackedSession(LlamaSession):
         return min(BATCH_TOKENS, self.n_ctx)
 
     def _make_context(self, threads: int) -> Any:
-        params = self._lib.llama_context_default_params()
-        params.n_ctx = self.n_ctx
+        params = self._context_params(threads)
         params.n_batch = params.n_ubatch = self._n_batch
         params.n_seq_max = self.n_sequences
         params.kv_unified = True
         self.max_outputs = min(self.max_outputs, self._n_batch)
         # Fewer than one a sequence would trip an assertion in llama_context::output_reserve.
         params.n_outputs_max = max(self.max_outputs, self.n_sequences)
-        params.n_threads = params.n_threads_batch = threads
-        params.pooling_type = self._lib.LLAMA_POOLING_TYPE_NONE
-        params.no_perf = True
-        with captured_log() as log:
-            context = self._lib.llama_init_from_model(self._model, params)
-        if not context:
-            raise EvaluationError(
-                f"{self.path.name}: no context of {self.n_ctx} tokens in {self.n_sequences} sequences could be made: "
-                f"{telling_lines(log)}"
-            )
-        return context
+        return self._new_context(params, f"{self.n_ctx} tokens in {self.n_sequences} sequences")
 
     def packed_logits(
         self,

@@ -61,7 +61,6 @@ def _scalar_rows(quant_type: QuantType, layout: Layout, rows: Float32, factor: F
     steps = np.empty((n_rows, n_cols // layout.group_cols), dtype=np.float32)
     error = np.empty((n_rows, n_cols), dtype=np.float32)
     scales: list[Scales] = []
-    nearest_codes = layout.nearest_codes()
     for start in range(0, n_cols, slab):
         place = slice(start, start + slab)
         target = np.ascontiguousarray(work[:, place].numpy())
@@ -75,7 +74,7 @@ def _scalar_rows(quant_type: QuantType, layout: Layout, rows: Float32, factor: F
             near.offsets,
             layout.levels,
             layout.uniform,
-            nearest_codes,
+            layout.nearest_codes,
             price,
             couple,
             slab_codes,

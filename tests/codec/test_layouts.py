@@ -72,7 +72,7 @@ def test_uniform_levels_are_told_from_others() -> None:
 
 @pytest.mark.parametrize("quant_type", [QuantType.IQ4_NL, QuantType.Q4_0], ids=lambda t: t.name)
 def test_the_table_of_nearest_codes_is_exact(quant_type: QuantType) -> None:
-    levels, table = LAYOUTS[quant_type].levels, LAYOUTS[quant_type].nearest_codes()
+    levels, table = LAYOUTS[quant_type].levels, LAYOUTS[quant_type].nearest_codes
     x = np.random.default_rng(0).uniform(levels[0] - 3, levels[-1] + 3, 20000).astype(np.float32)
     places = np.clip(np.floor(2 * (x - levels[0])).astype(int), 0, len(table) - 1)
     np.testing.assert_array_equal(table[places], np.abs(x[:, None] - levels).argmin(1))

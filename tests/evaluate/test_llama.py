@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ramp_edge.codec import libllama
 from ramp_edge.errors import CalibrationError, EvaluationError
-from ramp_edge.evaluate import llama
 from ramp_edge.evaluate.evaluator import read_text
 from ramp_edge.evaluate.llama import LlamaSession, LlamaVocabulary
 
@@ -31,9 +31,12 @@ def test_a_truncated_file_is_an_error_of_ours(
 
 
 def test_what_libllama_was_doing_is_no_reason() -> None:
+    info, error = 2, 4  # enum ggml_log_level of ggml.h
     told = ["llama_model_loader: loaded meta data", "gguf: invalid magic", "print_info: file type   = F16"]
-    assert llama._reason(told) == "gguf: invalid magic"
-    assert llama._reason(told[2:]) == "it gave no reason"
+    for level, line in zip((info, error, info), told, strict=True):
+        libllama._log.receive(level, f"{line}\n".encode(), None)
+    assert libllama.telling_lines(told) == "gguf: invalid magic"
+    assert libllama.telling_lines(told[2:]) == "it gave no reason"
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

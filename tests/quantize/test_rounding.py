@@ -46,9 +46,7 @@ def test_one_slab_equals_the_plain_loop(quant_type: QuantType) -> None:
     offsets = (-3 - steps * layout.levels[0]).astype(np.float32)
     price, couple = factor().within(0, WIDTH)
     codes, picks = np.empty((ROWS, WIDTH), np.uint8), np.empty((ROWS, 1), np.int32)
-    round_slab(
-        target, steps, offsets, layout.levels, layout.uniform, layout.nearest_codes(), price, couple, codes, picks
-    )
+    round_slab(target, steps, offsets, layout.levels, layout.uniform, layout.nearest_codes, price, couple, codes, picks)
     for row in range(ROWS):
         _, pick, expected = reference(target[row], steps[row, 0], offsets[row, 0], layout.levels, price, couple)
         assert picks[row, 0] == pick
@@ -66,7 +64,7 @@ def test_a_zero_step_means_the_offset() -> None:
         zeros,
         layout.levels,
         True,
-        layout.nearest_codes(),
+        layout.nearest_codes,
         price,
         couple,
         codes,

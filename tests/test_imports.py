@@ -25,6 +25,7 @@ RANK = {
     "shipped": 1,
     "cache": 1,
     "threads": 0,
+    "allocator_settings": 0,
     "data": 0,
     **dict.fromkeys(STAGES, 3),
     "pipeline": 4,
@@ -44,7 +45,7 @@ DOORS = {
     "pydantic": ("profile/", "runtime/"),
     "platformdirs": ("shipped.py",),
     "gguf": ("codec/", "model/"),
-    "numba": ("quantize/rounding.py",),
+    "numba": ("quantize/rounding.py", "quantize/plain_rows.py"),
     "torch": ("calibrate/", "quantize/", "evaluate/", "build.py", "pipeline/", "cli/build.py"),
 }
 """Third-party package -> the only places that may import it."""

@@ -8,6 +8,7 @@ layer's input is kept for the sequences it will use.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ from ramp_edge.records import ModelInventory
 BATCH_TOKENS = 1024
 """Tokens per step: larger steps spill the CPU's caches and are slower."""
 ROUND_BYTES = 400_000_000
-"""Inputs of linear layers that are held before their moments are taken."""
+"""Inputs of linear layers, in float32, that are held before their moments are taken."""
 CHECKPOINT_LAYERS = 8
 """A stopped pass starts again at most this many layers back: writing every layer would cost more than it saves."""
 
@@ -61,29 +62,37 @@ def _rounds(n_sequences: int, tokens_per_sequence: int, bytes_per_token: int) ->
         yield batches[at : at + per_round]
 
 
-def _step(layer: Layer, hidden: Tensor, batch: slice, sites: dict[str, str]) -> dict[str, Tensor]:
-    """One batch through one layer, in place; returns the input of each site."""
-    inputs: dict[str, Tensor] = {}
+def _step(layer: Layer, hidden: Tensor, sites: dict[str, str], out: dict[str, Tensor], batch: slice, row: int) -> None:
+    """One batch through one layer, in place; the input of each site goes to `out` from `row` on."""
+    seen: set[str] = set()
 
     def tap(name: str, x: Tensor, _y: Tensor) -> None:
-        if name in sites:
-            inputs.setdefault(sites[name], x)
+        site = sites.get(name)
+        if site is not None and site not in seen:
+            seen.add(site)
+            flat = x.flatten(0, 1)
+            out[site][row : row + len(flat)].copy_(flat)
 
     with torch.no_grad():
         hidden[batch] = layer.forward(hidden[batch], tap)
-    return inputs
 
 
-def _layer_moments(layer: Layer, hidden: Tensor, sites: dict[str, str], bytes_per_token: int) -> dict[str, Float32]:
+def _layer_moments(layer: Layer, hidden: Tensor, sites: dict[str, str], widths: dict[str, int]) -> dict[str, Float32]:
     """Send all hidden states through the layer, in place, and sum the moments of its sites."""
     result = MomentSums()
-    for batches in _rounds(len(hidden), hidden.shape[1], bytes_per_token):
+    time = hidden.shape[1]
+    inputs: dict[str, Tensor] = {}
+    for batches in _rounds(len(hidden), time, 4 * sum(widths.values())):
+        first, last = batches[0].start, batches[-1].stop
+        if not inputs:
+            # The first round is the largest.
+            inputs = {site: torch.empty((last - first) * time, width) for site, width in widths.items()}
         with batch_workers() as pool:
-            steps = list(pool.map(lambda b: _step(layer, hidden, b, sites), batches))
+            rows = [(b.start - first) * time for b in batches]
+            list(pool.map(partial(_step, layer, hidden, sites, inputs), batches, rows))
         # Sums in a fixed order over whole rounds: the same numbers each time, and products large enough for all cores.
-        for site in tuple(steps[0]):
-            parts = [step.pop(site).flatten(0, 1) for step in steps]
-            result.add(site, torch.cat(parts).float().numpy())
+        for site, x in inputs.items():
+            result.add(site, x[: (last - first) * time].numpy())
     return result.sums
 
 
@@ -123,7 +132,7 @@ def moments_pass(
             store.save_hidden(f"input.{index}", hidden[: fisher[0], : fisher[1]])
             sites = layer_sites(inventory, index)
             widths = {site: inventory.tensor(name).n_cols for name, site in sites.items()}
-            sums = _layer_moments(model.layer(index), hidden, sites, model.dtype.itemsize * sum(widths.values()))
+            sums = _layer_moments(model.layer(index), hidden, sites, widths)
             if not bool(torch.isfinite(hidden).all()):
                 raise CalibrationError(
                     f"block {index} of {inventory.path.name} gives values that are not finite on the calibration text",

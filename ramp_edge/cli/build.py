@@ -108,8 +108,10 @@ def build_command(
     with attached(progress) as events:
         import torch
 
+        from ramp_edge.allocator_settings import keep_freed_memory
         from ramp_edge.build import build
 
+        keep_freed_memory()
         torch.set_num_threads(request.threads or default_threads())
         record = build(request, events)
     from ramp_edge.cli.summary import print_summary, print_timings

@@ -68,6 +68,8 @@ class Layout:
 
     Borders between whole numbers fall on halves, so this table is exact.
     """
+    minimum: bool
+    """True where groups have an offset."""
     group_cols: int
     """Columns that share a step and an offset."""
     sub_d_range: tuple[int, int] | None
@@ -141,7 +143,7 @@ def _plain(levels: range | tuple[int, ...], *, minimum: bool) -> Layout:
             parts.append(_nibbles(codes & _u8(15), 16))
         return np.concatenate(parts, axis=1)
 
-    return _layout(levels, group_cols=32, read=read, write=write)
+    return _layout(levels, minimum=minimum, group_cols=32, read=read, write=write)
 
 
 def _layout(
@@ -150,6 +152,7 @@ def _layout(
     group_cols: int,
     read: Callable[[Bytes], Scales],
     write: Callable[[Scales, Bytes], Bytes],
+    minimum: bool = False,
     sub_d_range: tuple[int, int] | None = None,
     sub_m_max: int | None = None,
 ) -> Layout:
@@ -159,6 +162,7 @@ def _layout(
         levels=values,
         uniform=bool((np.diff(values) == 1).all()),
         nearest_codes=np.abs(halves[:, None] - values).argmin(axis=1).astype(np.float32),
+        minimum=minimum,
         group_cols=group_cols,
         sub_d_range=sub_d_range,
         sub_m_max=sub_m_max,
@@ -179,7 +183,7 @@ def _q2_k() -> Layout:
         packed = (scales.sub_d | scales.sub_m << 4).astype(np.uint8)
         return np.concatenate([packed, _planes(codes, 2, 32), _half_bytes(scales.d), _half_bytes(scales.m)], axis=1)
 
-    return _layout(range(4), group_cols=16, sub_d_range=(0, 15), sub_m_max=15, read=read, write=write)
+    return _layout(range(4), minimum=True, group_cols=16, sub_d_range=(0, 15), sub_m_max=15, read=read, write=write)
 
 
 def _q3_k() -> Layout:
@@ -218,7 +222,9 @@ def _q45_k(n_codes: int) -> Layout:
             parts.append(_planes(codes >> _u8(4), 1, 32))
         return np.concatenate([*parts, _nibbles(codes & _u8(15), 32)], axis=1)
 
-    return _layout(range(n_codes), group_cols=32, sub_d_range=(0, 63), sub_m_max=63, read=read, write=write)
+    return _layout(
+        range(n_codes), minimum=True, group_cols=32, sub_d_range=(0, 63), sub_m_max=63, read=read, write=write
+    )
 
 
 def _q6_k() -> Layout:

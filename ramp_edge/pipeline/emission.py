@@ -15,7 +15,7 @@ from ramp_edge.emit.write import write_gguf
 from ramp_edge.events import EventBus
 from ramp_edge.model.gguf_file import GgufTensors
 from ramp_edge.quantize.feedback import quantize_rows
-from ramp_edge.quantize.neighbours import THOROUGH, Search
+from ramp_edge.quantize.search import THOROUGH, Search
 from ramp_edge.quantize.table import FactorCache, Moments
 from ramp_edge.records import ModelInventory
 

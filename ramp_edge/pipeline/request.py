@@ -9,7 +9,7 @@ from enum import Enum
 from pathlib import Path
 
 from ramp_edge.codec.types import QuantType
-from ramp_edge.quantize.neighbours import QUICK, THOROUGH, Search
+from ramp_edge.quantize.search import QUICK, THOROUGH, Search
 
 
 class Effort(str, Enum):

@@ -4,9 +4,10 @@ Every GGUF type quantizes a row in independent blocks, so a row's bytes are the 
 Quantize the first slab of columns, push its error into the columns still to come, quantize the next slab, and so on: the
 bytes are an ordinary GGUF tensor, only better chosen.
 
-For codebook types (IQ1 to IQ3) ggml's codec does the slab as it is. For scalar types it gives the scales to start from;
-then each column's error goes to the next column of the slab as well, each group of columns takes the best of some
-neighbouring scales (`neighbours.py`), and at the end single codes move up or down while that lowers the row's output error.
+For codebook types (IQ1 to IQ3) ggml's codec does the slab as it is. Scalar types are coded column by column, each error going
+to all columns after it. A 32-column block gets its scales from a fit (`plain_rows.py`), a 256-column one from ggml's codec
+(`neighbours.py`); either way a group of columns takes the best of several scales around them. At the end single codes
+move up or down while that lowers the row's output error.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import numpy as np
 import torch
 
 from ramp_edge.codec.ggml import Bytes, Float32, decode, encode
-from ramp_edge.codec.layouts import LAYOUTS, Layout, Scales
+from ramp_edge.codec.layouts import LAYOUTS, Int32, Layout, Scales
 from ramp_edge.codec.types import QuantType
 from ramp_edge.quantize.hessian import FeedbackFactor
-from ramp_edge.quantize.neighbours import THOROUGH, Search, neighbours
+from ramp_edge.quantize.neighbours import neighbours
+from ramp_edge.quantize.search import THOROUGH, Search, fit_trials, scale_moves
 
 
 def quantize_rows(
@@ -32,7 +34,8 @@ def quantize_rows(
     if factor is None or quant_type.is_float:
         data = encode(quant_type, rows)
     elif (layout := LAYOUTS.get(quant_type)) is not None:
-        data = _scalar_rows(quant_type, layout, rows, factor, search)
+        coded = _plain_rows if layout.sub_d_range is None else _sub_scaled_rows
+        data = coded(quant_type, layout, rows, factor, search)
     else:
         data = _codebook_rows(quant_type, rows, factor)
     return data, decode(quant_type, data, rows.shape[1])
@@ -50,16 +53,42 @@ def _codebook_rows(quant_type: QuantType, rows: Float32, factor: FeedbackFactor)
     return np.concatenate(blocks, axis=1)
 
 
-def _scalar_rows(quant_type: QuantType, layout: Layout, rows: Float32, factor: FeedbackFactor, search: Search) -> Bytes:
+def _plain_rows(quant_type: QuantType, layout: Layout, rows: Float32, factor: FeedbackFactor, search: Search) -> Bytes:
     # numba takes a second to import: only what quantizes needs it.
-    from ramp_edge.quantize.rounding import descend, round_slab
+    from ramp_edge.quantize.plain_rows import round_plain_rows
+
+    n_rows, n_cols = rows.shape
+    codes = np.empty((n_rows, n_cols), dtype=np.uint8)
+    steps, offsets = np.empty((2, n_rows, n_cols // layout.group_cols), dtype=np.float32)
+    round_plain_rows(
+        rows.astype(np.float32, copy=True),
+        layout.levels,
+        layout.uniform,
+        layout.nearest_codes,
+        layout.minimum,
+        fit_trials(layout, search),
+        scale_moves(layout, search),
+        factor.root.diagonal().numpy(),
+        factor.inverse.numpy(),
+        codes,
+        steps,
+        offsets,
+    )
+    _descend(layout, rows, codes, steps, offsets, factor, search)
+    scales = Scales(d=steps.reshape(-1), m=offsets.reshape(-1) if layout.minimum else None)
+    return layout.write(scales, codes.reshape(-1, layout.group_cols)).reshape(n_rows, -1)
+
+
+def _sub_scaled_rows(
+    quant_type: QuantType, layout: Layout, rows: Float32, factor: FeedbackFactor, search: Search
+) -> Bytes:
+    from ramp_edge.quantize.rounding import round_slab
 
     slab, (n_rows, n_cols) = quant_type.block_size, rows.shape
     importance = factor.importance(slab)
     work = torch.from_numpy(rows.astype(np.float32, copy=True))
     codes = np.empty((n_rows, n_cols), dtype=np.uint8)
-    steps = np.empty((n_rows, n_cols // layout.group_cols), dtype=np.float32)
-    error = np.empty((n_rows, n_cols), dtype=np.float32)
+    steps, offsets = np.empty((2, n_rows, n_cols // layout.group_cols), dtype=np.float32)
     scales: list[Scales] = []
     for start in range(0, n_cols, slab):
         place = slice(start, start + slab)
@@ -67,7 +96,7 @@ def _scalar_rows(quant_type: QuantType, layout: Layout, rows: Float32, factor: F
         near = neighbours(layout, layout.read(encode(quant_type, target, importance[place])), search)
         price, couple = factor.within(start, slab)
         slab_codes = np.empty((n_rows, slab), dtype=np.uint8)
-        picks = np.zeros((n_rows, slab // layout.group_cols), dtype=np.int32)
+        picks: Int32 = np.zeros((n_rows, slab // layout.group_cols), dtype=np.int32)
         round_slab(
             target,
             near.steps,
@@ -83,19 +112,31 @@ def _scalar_rows(quant_type: QuantType, layout: Layout, rows: Float32, factor: F
         scales.append(near.picked(picks))
         codes[:, place] = slab_codes
         groups = slice(start // layout.group_cols, (start + slab) // layout.group_cols)
-        steps[:, groups] = scales[-1].steps()
-        meaning = _meaning(layout, scales[-1], slab_codes)
-        error[:, place] = rows[:, place] - meaning
-        _hand_on(work, target - meaning, factor, start)
-    pull = (torch.from_numpy(error) @ factor.hessian).numpy()
-    descend(codes, steps, layout.levels, factor.hessian.numpy(), pull, search.sweeps)
+        steps[:, groups], offsets[:, groups] = scales[-1].steps(), scales[-1].offsets()
+        _hand_on(work, target - _meaning(layout, slab_codes, steps[:, groups], offsets[:, groups]), factor, start)
+    _descend(layout, rows, codes, steps, offsets, factor, search)
     parts = [layout.write(s, codes[:, at * slab : (at + 1) * slab]) for at, s in enumerate(scales)]
     return np.concatenate(parts, axis=1)
 
 
-def _meaning(layout: Layout, scales: Scales, codes: Bytes) -> Float32:
+def _descend(
+    layout: Layout,
+    rows: Float32,
+    codes: Bytes,
+    steps: Float32,
+    offsets: Float32,
+    factor: FeedbackFactor,
+    search: Search,
+) -> None:
+    from ramp_edge.quantize.rounding import descend
+
+    error = torch.from_numpy(rows - _meaning(layout, codes, steps, offsets))
+    descend(codes, steps, layout.levels, factor.hessian.numpy(), (error @ factor.hessian).numpy(), search.sweeps)
+
+
+def _meaning(layout: Layout, codes: Bytes, steps: Float32, offsets: Float32) -> Float32:
     """float32 [n_rows, width]"""
-    steps, offsets = (np.repeat(v, layout.group_cols, axis=1) for v in (scales.steps(), scales.offsets()))
+    steps, offsets = (np.repeat(v, layout.group_cols, axis=1) for v in (steps, offsets))
     values: Float32 = steps * layout.levels[codes] + offsets
     return values
 

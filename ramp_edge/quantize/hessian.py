@@ -76,6 +76,6 @@ def feedback_factor(hessian: Float32, *, shrinkage: float = SHRINKAGE, damping: 
         lower, failed = torch.linalg.cholesky_ex(h.flip(0, 1))
         if not int(failed):
             root = lower.flip(0, 1).contiguous()
-            inverse: torch.Tensor = torch.linalg.solve_triangular(root, torch.eye(n_cols), upper=True)
+            inverse = torch.linalg.solve_triangular(root, torch.eye(n_cols), upper=True).contiguous()
             return FeedbackFactor(root=root, inverse=inverse, hessian=h)
         share *= 4.0

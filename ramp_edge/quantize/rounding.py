@@ -70,19 +70,22 @@ def round_slab(
                     error = trial[j, k] - (step[k] * level + offset[k])
                     code[j, k], residual[j, k] = nearest, error
                     cost[k] += error * error * price[first + j]
+                takes = couple[first + j, first : first + size]
                 for i in range(j + 1, size):
-                    share = couple[first + j, first + i]
                     for k in range(n_candidates):
-                        trial[i, k] -= residual[j, k] * share
+                        trial[i, k] -= residual[j, k] * takes[i]
             best = 0
             for k in range(1, n_candidates):
                 if cost[k] < cost[best]:
                     best = k
             picks[r, g] = best
+            # A slice: a loop that starts at `first + size` would not become vector code.
+            after = rest[first + size :]
             for j in range(size):
                 codes[r, first + j] = np.uint8(code[j, best])
-                for i in range(first + size, width):
-                    rest[i] -= residual[j, best] * couple[first + j, i]
+                share, taken = residual[j, best], couple[first + j, first + size :]
+                for i in range(len(after)):
+                    after[i] -= share * taken[i]
 
 
 @_compiled

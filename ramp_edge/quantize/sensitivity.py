@@ -17,7 +17,7 @@ import torch
 from ramp_edge.codec.types import QuantType
 from ramp_edge.quantize.feedback import quantize_rows
 from ramp_edge.quantize.hessian import FeedbackFactor
-from ramp_edge.quantize.neighbours import THOROUGH, Search
+from ramp_edge.quantize.search import THOROUGH, Search
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]

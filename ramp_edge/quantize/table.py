@@ -12,7 +12,7 @@ import torch
 
 from ramp_edge.codec.types import QuantType
 from ramp_edge.quantize.hessian import FeedbackFactor, feedback_factor
-from ramp_edge.quantize.neighbours import THOROUGH, Search
+from ramp_edge.quantize.search import THOROUGH, Search
 from ramp_edge.quantize.sensitivity import RowErrors, embedding_kl, head_kl, linear_kl, row_errors
 from ramp_edge.records import ErrorTable, ModelInventory, Role, TensorInfo
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -28,7 +29,7 @@ class ToolScore:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LlamaTools:
-    """A folder with llama-imatrix, llama-quantize and llama-perplexity."""
+    """A folder with llama-imatrix, llama-quantize, llama-perplexity and llama-bench."""
 
     folder: Path
     threads: int
@@ -102,3 +103,15 @@ class LlamaTools:
             median_kl=pair("Median  KLD")[0],
             same_top=pair("Same top p")[0] / 100,
         )
+
+    def bench(self, model: Path, *, prompt_tokens: int, generated_tokens: int, log: Path) -> tuple[float, float]:
+        """(prefill, decode) tokens/s of one run of llama-bench after its own warm-up."""
+        self.run(
+            "llama-bench", "-m", model, "-t", str(self.threads), "-p", str(prompt_tokens), "-n", str(generated_tokens),
+            "-r", "1", "-o", "jsonl", "-oe", "none", log=log,
+        )  # fmt: skip
+        found = [json.loads(line) for line in log.read_text(errors="replace").splitlines() if line.startswith("{")]
+        speeds = {bool(entry["n_gen"]): float(entry["avg_ts"]) for entry in found}
+        if len(speeds) != 2:
+            raise ToolError(f"{log} holds no result of llama-bench")
+        return speeds[False], speeds[True]

@@ -29,7 +29,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from comparison import ours, rivals
+from comparison import autoround, ours, rivals
 from comparison.llama_tools import LlamaTools, ToolError
 from comparison.records import REFERENCE, Comparison, Row, Speed, row_from, save
 from comparison.speed import measure_speed

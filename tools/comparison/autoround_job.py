@@ -5,7 +5,6 @@ python autoround_job.py F16.gguf TEXT WORK_FOLDER FORMAT ITERATIONS
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import sys
@@ -17,11 +16,24 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 WINDOW_TOKENS = 512
 
 
+def _keep_pre_tokenizer(pre: str) -> None:
+    """llama.cpp's converter knows pre-tokenizers by a hash; a tokenizer read back from a GGUF has another one."""
+    from auto_round.export.export_to_gguf import export
+
+    load = export.get_conversion
+
+    def get_conversion(*arguments: object, **options: object) -> object:
+        conversion = load(*arguments, **options)
+        sys.modules[conversion.ModelBase.__module__].TextModel.get_vocab_base_pre = lambda _self, _tokenizer: pre
+        return conversion
+
+    export.get_conversion = get_conversion
+
+
 def main() -> None:
     source, text, work, scheme, iterations = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:6]
     import torch
     from auto_round import AutoRound, __version__
-    from auto_round.export.export_to_gguf.conversion import base
     from gguf import GGUFReader
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -33,11 +45,7 @@ def main() -> None:
         del model.config.quantization_config
     model.save_pretrained(work / "hf")
     tokenizer.save_pretrained(work / "hf")
-    # llama.cpp's converter knows pre-tokenizers by hash; a tokenizer read back from a GGUF has another one.
-    pre = GGUFReader(source).get_field("tokenizer.ggml.pre").contents()
-    for _, kind in inspect.getmembers(base, inspect.isclass):
-        if hasattr(kind, "get_vocab_base_pre"):
-            kind.get_vocab_base_pre = lambda _self, _tokenizer: pre
+    _keep_pre_tokenizer(GGUFReader(source).get_field("tokenizer.ggml.pre").contents())
     ids = tokenizer(text.read_text(), add_special_tokens=False)["input_ids"]
     windows = [
         torch.tensor([ids[at : at + WINDOW_TOKENS]]) for at in range(0, len(ids) - WINDOW_TOKENS + 1, WINDOW_TOKENS)

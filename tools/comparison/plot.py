@@ -28,12 +28,17 @@ def draw(comparison: Comparison, path: Path) -> None:
         points = sorted((r.file_bytes / 1e6, r.kl) for r in comparison.rows if r.kind == kind)
         if points:
             x, y = zip(*points, strict=True)
-            line = "-" if kind == OURS else ""
-            axes.plot(x, y, line, marker=marker, color=color, label=name, markersize=5, linewidth=1.2)
+            line = "-" if kind in (OURS, PRESET) else "none"
+            axes.plot(x, y, linestyle=line, marker=marker, color=color, label=name, markersize=5, linewidth=1.2)
     for row in comparison.rows:
         if row.kind == PRESET:
             axes.annotate(
-                row.label, (row.file_bytes / 1e6, row.kl), xytext=(4, 4), textcoords="offset points", fontsize=7
+                row.label,
+                (row.file_bytes / 1e6, row.kl),
+                xytext=(4, 4),
+                textcoords="offset points",
+                fontsize=6.5,
+                rotation=25,
             )
     axes.set(yscale="log", xlabel="file size, MB", ylabel="mean KL to the f16 model, nats per token")
     axes.set_title(comparison.title)

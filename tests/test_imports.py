@@ -45,7 +45,7 @@ DOORS = {
     "pydantic": ("profile/", "runtime/"),
     "platformdirs": ("shipped.py",),
     "gguf": ("codec/", "model/"),
-    "numba": ("quantize/rounding.py", "quantize/plain_rows.py"),
+    "numba": ("quantize/fitting.py",),
     "torch": ("calibrate/", "quantize/", "evaluate/", "build.py", "pipeline/", "cli/build.py"),
 }
 """Third-party package -> the only places that may import it."""

@@ -5,9 +5,8 @@ Quantize the first slab of columns, push its error into the columns still to com
 bytes are an ordinary GGUF tensor, only better chosen.
 
 For codebook types (IQ1 to IQ3) ggml's codec does the slab as it is. Scalar types are coded column by column, each error going
-to all columns after it. A 32-column block gets its scales from a fit (`plain_rows.py`), a 256-column one from ggml's codec
-(`neighbours.py`); either way a group of columns takes the best of several scales around them. At the end single codes
-move up or down while that lowers the row's output error.
+to all columns after it; a group of columns takes the best of several scales around a fit (`plain_rows.py`,
+`sub_scaled_rows.py`). At the end single codes move up or down while that lowers the row's output error.
 """
 
 from __future__ import annotations
@@ -16,11 +15,10 @@ import numpy as np
 import torch
 
 from ramp_edge.codec.ggml import Bytes, Float32, decode, encode
-from ramp_edge.codec.layouts import LAYOUTS, Int32, Layout, Scales
+from ramp_edge.codec.layouts import LAYOUTS, Layout, Scales
 from ramp_edge.codec.types import QuantType
 from ramp_edge.quantize.hessian import FeedbackFactor
-from ramp_edge.quantize.neighbours import neighbours
-from ramp_edge.quantize.search import THOROUGH, Search, fit_trials, scale_moves
+from ramp_edge.quantize.search import THOROUGH, Search, fit_trials, scale_moves, sub_scale_shifts
 
 
 def quantize_rows(
@@ -34,8 +32,7 @@ def quantize_rows(
     if factor is None or quant_type.is_float:
         data = encode(quant_type, rows)
     elif (layout := LAYOUTS.get(quant_type)) is not None:
-        coded = _plain_rows if layout.sub_d_range is None else _sub_scaled_rows
-        data = coded(quant_type, layout, rows, factor, search)
+        data = (_plain_rows if layout.sub_d_range is None else _sub_scaled_rows)(layout, rows, factor, search)
     else:
         data = _codebook_rows(quant_type, rows, factor)
     return data, decode(quant_type, data, rows.shape[1])
@@ -53,7 +50,7 @@ def _codebook_rows(quant_type: QuantType, rows: Float32, factor: FeedbackFactor)
     return np.concatenate(blocks, axis=1)
 
 
-def _plain_rows(quant_type: QuantType, layout: Layout, rows: Float32, factor: FeedbackFactor, search: Search) -> Bytes:
+def _plain_rows(layout: Layout, rows: Float32, factor: FeedbackFactor, search: Search) -> Bytes:
     # numba takes a second to import: only what quantizes needs it.
     from ramp_edge.quantize.plain_rows import round_plain_rows
 
@@ -79,44 +76,43 @@ def _plain_rows(quant_type: QuantType, layout: Layout, rows: Float32, factor: Fe
     return layout.write(scales, codes.reshape(-1, layout.group_cols)).reshape(n_rows, -1)
 
 
-def _sub_scaled_rows(
-    quant_type: QuantType, layout: Layout, rows: Float32, factor: FeedbackFactor, search: Search
-) -> Bytes:
-    from ramp_edge.quantize.rounding import round_slab
+def _sub_scaled_rows(layout: Layout, rows: Float32, factor: FeedbackFactor, search: Search) -> Bytes:
+    from ramp_edge.quantize.sub_scaled_rows import BLOCK_COLS, round_sub_scaled_rows
 
-    slab, (n_rows, n_cols) = quant_type.block_size, rows.shape
-    importance = factor.importance(slab)
-    work = torch.from_numpy(rows.astype(np.float32, copy=True))
+    assert layout.sub_d_range is not None
+    n_rows, n_cols = rows.shape
+    n_groups = BLOCK_COLS // layout.group_cols
     codes = np.empty((n_rows, n_cols), dtype=np.uint8)
-    steps, offsets = np.empty((2, n_rows, n_cols // layout.group_cols), dtype=np.float32)
-    scales: list[Scales] = []
-    for start in range(0, n_cols, slab):
-        place = slice(start, start + slab)
-        target = np.ascontiguousarray(work[:, place].numpy())
-        near = neighbours(layout, layout.read(encode(quant_type, target, importance[place])), search)
-        price, couple = factor.within(start, slab)
-        slab_codes = np.empty((n_rows, slab), dtype=np.uint8)
-        picks: Int32 = np.zeros((n_rows, slab // layout.group_cols), dtype=np.int32)
-        round_slab(
-            target,
-            near.steps,
-            near.offsets,
-            layout.levels,
-            layout.uniform,
-            layout.nearest_codes,
-            price,
-            couple,
-            slab_codes,
-            picks,
-        )
-        scales.append(near.picked(picks))
-        codes[:, place] = slab_codes
-        groups = slice(start // layout.group_cols, (start + slab) // layout.group_cols)
-        steps[:, groups], offsets[:, groups] = scales[-1].steps(), scales[-1].offsets()
-        _hand_on(work, target - _meaning(layout, slab_codes, steps[:, groups], offsets[:, groups]), factor, start)
+    d, m = np.zeros((2, n_rows, n_cols // BLOCK_COLS), dtype=np.float32)
+    sub_d, sub_m = np.zeros((2, n_rows, n_cols // layout.group_cols), dtype=np.int32)
+    round_sub_scaled_rows(
+        rows.astype(np.float32, copy=True),
+        layout.levels,
+        layout.uniform,
+        layout.nearest_codes,
+        layout.minimum,
+        layout.group_cols,
+        *layout.sub_d_range,
+        layout.sub_m_max or 0,
+        fit_trials(layout, search),
+        sub_scale_shifts(layout, search),
+        factor.root.diagonal().numpy(),
+        factor.inverse.numpy(),
+        codes,
+        d,
+        m,
+        sub_d,
+        sub_m,
+    )
+    scales = Scales(
+        d=d.reshape(-1),
+        m=m.reshape(-1) if layout.minimum else None,
+        sub_d=sub_d.reshape(-1, n_groups),
+        sub_m=sub_m.reshape(-1, n_groups) if layout.minimum else None,
+    )
+    steps, offsets = (values.reshape(n_rows, -1) for values in (scales.steps(), scales.offsets()))
     _descend(layout, rows, codes, steps, offsets, factor, search)
-    parts = [layout.write(s, codes[:, at * slab : (at + 1) * slab]) for at, s in enumerate(scales)]
-    return np.concatenate(parts, axis=1)
+    return layout.write(scales, codes.reshape(-1, BLOCK_COLS)).reshape(n_rows, -1)
 
 
 def _descend(

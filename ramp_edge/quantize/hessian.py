@@ -37,16 +37,6 @@ class FeedbackFactor:
     hessian: torch.Tensor
     """H itself (shrunk and damped), float32 [n_cols, n_cols]."""
 
-    def within(self, start: int, width: int) -> tuple[Float32, Float32]:
-        """(price [width], couple [width, width]) of the columns of one slab.
-
-        A residual e of column j costs price[j] e^2 and takes couple[j, i] e from each later column i (GPTQ's step).
-        """
-        end = start + width
-        diagonal = self.root.diagonal()[start:end]
-        couple = diagonal[:, None] * self.inverse[start:end, start:end]
-        return diagonal.square().numpy(), couple.contiguous().numpy()
-
     def importance(self, slab_cols: int) -> Float32:
         """Importance of each column [n_cols] within its slab, given that later slabs absorb error."""
         n_cols = self.root.shape[0]

@@ -1,94 +1,87 @@
-"""The inner loops of error feedback, compiled by numba: codes of one slab column by column, then descent over whole rows.
+"""The inner loops of error feedback, compiled by numba: a group of columns, handing on its residuals, descent over whole rows.
 
-Both work on rows independently and release the interpreter lock, so strips of rows run in parallel threads.
+All work on rows independently and release the interpreter lock, so strips of rows run in parallel threads.
 """
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from ramp_edge.quantize.fitting import compiled, nearest_code
+
 Float32 = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
-Int32 = npt.NDArray[np.int32]
 
-_compiled = numba.njit(nogil=True, cache=True, fastmath=True)
+BATCH_ROWS = 8
+"""Rows that go through a group together: the rows of `inverse` that hand on its residuals are then read once for all."""
 
 
-@_compiled
-def round_slab(
-    target: Float32,
-    steps: Float32,
-    offsets: Float32,
+@compiled
+def round_group(
+    x: Float32,
+    step: Float32,
+    offset: Float32,
+    diagonal: Float32,
+    inverse: Float32,
     levels: Float32,
     uniform: bool,
     nearest_codes: Float32,
-    price: Float32,
-    couple: Float32,
-    codes: Bytes,
-    picks: Int32,
-) -> None:
-    """Codes and scales of one slab, each column's error handed to the columns after it.
+    trial: Float32,
+    code: Float32,
+    residual: Float32,
+    cost: Float32,
+    per_step: Float32,
+) -> int:
+    """Round one group of a row with every candidate scale, each column's residual handed to the columns after it; the cheapest.
 
-    target [n_rows, width]; steps and offsets [n_rows, n_groups, n_candidates]: the scales that each group may have;
-    uniform and nearest_codes: the layout's, the second for levels that are not uniform;
-    price [width]: cost of a squared residual of each column; couple [width, width]: what a unit residual of one column takes from
-    the later ones. Fills codes [n_rows, width] and picks [n_rows, n_groups] (the candidate of least cost, group after group).
+    x [size]; step and offset [n]: the candidates; diagonal [size] of R and inverse [size, size] of the feedback factor within
+    the group. Fills code and residual [size, n], the residuals times their diagonal: what `inverse` takes from later
+    columns. trial [size, n], cost and per_step [n] are scratch.
     """
-    n_rows, width = target.shape
-    n_groups, n_candidates = steps.shape[1], steps.shape[2]
-    size = width // n_groups
-    last, lowest, last_place = np.float32(len(levels) - 1), levels[0], len(nearest_codes) - 1
-    rest = np.empty(width, np.float32)
+    size, n = trial.shape
+    lowest = levels[0]
+    for k in range(n):
+        cost[k] = np.float32(0.0)
+        per_step[k] = np.float32(0.0) if step[k] == 0 else np.float32(1.0) / step[k]
     # Candidates lie side by side, so that the innermost loops run over them in vector registers.
-    trial = np.empty((size, n_candidates), np.float32)
-    residual = np.empty((size, n_candidates), np.float32)
-    code = np.empty((size, n_candidates), np.float32)
-    cost = np.empty(n_candidates, np.float32)
-    inverse = np.empty(n_candidates, np.float32)
-    for r in range(n_rows):
-        rest[:] = target[r]
-        for g in range(n_groups):
-            first = g * size
-            step, offset = steps[r, g], offsets[r, g]
-            for k in range(n_candidates):
-                cost[k] = 0.0
-                inverse[k] = np.float32(0.0) if step[k] == 0 else np.float32(1.0) / step[k]
-            for j in range(size):
-                trial[j, :] = rest[first + j]
-            for j in range(size):
-                for k in range(n_candidates):
-                    x = (trial[j, k] - offset[k]) * inverse[k]
-                    if uniform:
-                        nearest = min(max(np.rint(x - lowest), np.float32(0.0)), last)
-                        level = nearest + lowest
-                    else:
-                        place = min(max(np.int32(np.floor(np.float32(2.0) * (x - lowest))), 0), last_place)
-                        nearest = nearest_codes[place]
-                        level = levels[np.int32(nearest)]
-                    error = trial[j, k] - (step[k] * level + offset[k])
-                    code[j, k], residual[j, k] = nearest, error
-                    cost[k] += error * error * price[first + j]
-                takes = couple[first + j, first : first + size]
-                for i in range(j + 1, size):
-                    for k in range(n_candidates):
-                        trial[i, k] -= residual[j, k] * takes[i]
-            best = 0
-            for k in range(1, n_candidates):
-                if cost[k] < cost[best]:
-                    best = k
-            picks[r, g] = best
-            # A slice: a loop that starts at `first + size` would not become vector code.
-            after = rest[first + size :]
-            for j in range(size):
-                codes[r, first + j] = np.uint8(code[j, best])
-                share, taken = residual[j, best], couple[first + j, first + size :]
-                for i in range(len(after)):
-                    after[i] -= share * taken[i]
+    for j in range(size):
+        trial[j, :] = x[j]
+    for j in range(size):
+        for k in range(n):
+            nearest = nearest_code((trial[j, k] - offset[k]) * per_step[k], levels, uniform, nearest_codes)
+            level = nearest + lowest if uniform else levels[np.int32(nearest)]
+            error = (trial[j, k] - (step[k] * level + offset[k])) * diagonal[j]
+            code[j, k], residual[j, k] = nearest, error
+            cost[k] += error * error
+        share = inverse[j]
+        for i in range(j + 1, size):
+            for k in range(n):
+                trial[i, k] -= residual[j, k] * share[i]
+    best = 0
+    for k in range(1, n):
+        if cost[k] < cost[best]:
+            best = k
+    return best
 
 
-@_compiled
+@compiled
+def hand_on(work: Float32, residuals: Float32, inverse: Float32, first: int) -> None:
+    """Take the residuals [n_rows, size] of columns `first` on from all columns of work [n_rows, n_cols] after them."""
+    n_rows, size = residuals.shape
+    end = first + size
+    for j in range(0, size, 4):
+        # Slices from `end`: a loop from `end` on would not become vector code. Four columns for each pass over `work`.
+        c0, c1 = inverse[first + j, end:], inverse[first + j + 1, end:]
+        c2, c3 = inverse[first + j + 2, end:], inverse[first + j + 3, end:]
+        for r in range(n_rows):
+            e0, e1, e2, e3 = residuals[r, j], residuals[r, j + 1], residuals[r, j + 2], residuals[r, j + 3]
+            rest = work[r, end:]
+            for i in range(len(rest)):
+                rest[i] -= e0 * c0[i] + e1 * c1[i] + e2 * c2[i] + e3 * c3[i]
+
+
+@compiled
 def descend(codes: Bytes, steps: Float32, levels: Float32, hessian: Float32, pull: Float32, sweeps: int) -> None:
     """Coordinate descent: move single codes to a neighbour while that lowers the rows' output error E H E^T.
 

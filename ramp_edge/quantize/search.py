@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ramp_edge.codec.layouts import Float32, Layout
+from ramp_edge.codec.layouts import Float32, Int32, Layout
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,9 +14,9 @@ class Search:
     """Sizes of the search; docs/method.md has what each is worth."""
 
     trials: int
-    """32-column types: trial ranges of a block's fit."""
+    """Trial ranges of a fit."""
     d_moves: int
-    """Without a minimum: d moves by up to `d_span` of itself, in this many steps."""
+    """32-column types without a minimum: d moves by up to `d_span` of itself, in this many steps."""
     d_span: float
     end_moves: int
     """With a minimum: both ends of the range move by up to `end_span` of it, in this many steps each."""
@@ -71,3 +71,19 @@ def scale_moves(layout: Layout, search: Search) -> Float32:
     else:
         grid = np.stack([np.linspace(-search.d_span, search.d_span, search.d_moves), np.zeros(search.d_moves)], axis=-1)
     return np.concatenate([np.zeros((1, 2)), grid]).astype(np.float32)
+
+
+def sub_scale_shifts(layout: Layout, search: Search) -> Int32:
+    """Candidates around fitted sub-scales, the fit itself first: int32 [n, 2], by how much sub_d and sub_m move."""
+    assert layout.sub_d_range is not None
+    if layout.minimum:
+        d, m = np.meshgrid(_around(search.sub_d_reach_with_m), _around(search.sub_m_reach), indexing="ij")
+        return np.stack([d, m], axis=-1).reshape(-1, 2).astype(np.int32)
+    low, high = layout.sub_d_range
+    d = _around(search.sub_d_reach) * (2 if high - low > 64 else 1)  # int8 sub-scales are finer than a useful change
+    return np.stack([d, np.zeros_like(d)], axis=-1).astype(np.int32)
+
+
+def _around(reach: int) -> Int32:
+    """0, 1, -1, 2, -2, ..."""
+    return np.array([0] + [s * k for k in range(1, reach + 1) for s in (1, -1)], dtype=np.int32)

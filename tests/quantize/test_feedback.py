@@ -32,9 +32,9 @@ def moments(x: np.ndarray) -> np.ndarray:
 # Output error with feedback over output error of the codec with the moments' diagonal as importance, on inputs that
 # the moments have not seen: measured. (The spectrum decays fast here; real layers gain less.)
 RATIOS = {
-    "Q4_0": 0.103, "Q4_1": 0.158, "Q5_0": 0.160, "Q5_1": 0.128, "Q8_0": 0.108, "Q2_K": 0.156,
-    "Q3_K": 0.156, "Q4_K": 0.139, "Q5_K": 0.146, "Q6_K": 0.108, "IQ2_XXS": 0.565, "IQ2_XS": 0.555,
-    "IQ3_XXS": 0.694, "IQ1_S": 0.655, "IQ4_NL": 0.159, "IQ3_S": 0.830, "IQ2_S": 0.445, "IQ4_XS": 0.136,
+    "Q4_0": 0.103, "Q4_1": 0.158, "Q5_0": 0.160, "Q5_1": 0.128, "Q8_0": 0.108, "Q2_K": 0.155,
+    "Q3_K": 0.157, "Q4_K": 0.139, "Q5_K": 0.148, "Q6_K": 0.108, "IQ2_XXS": 0.565, "IQ2_XS": 0.555,
+    "IQ3_XXS": 0.694, "IQ1_S": 0.655, "IQ4_NL": 0.159, "IQ3_S": 0.830, "IQ2_S": 0.445, "IQ4_XS": 0.133,
     "IQ1_M": 0.586,
 }  # fmt: skip
 

@@ -11,8 +11,9 @@ from ramp_edge.codec.ggml import decode, encode
 from ramp_edge.codec.layouts import LAYOUTS
 from ramp_edge.codec.types import QuantType
 from ramp_edge.quantize.feedback import quantize_rows
+from ramp_edge.quantize.fitting import to_float16
 from ramp_edge.quantize.hessian import FeedbackFactor, feedback_factor
-from ramp_edge.quantize.plain_rows import _to_float16, round_plain_rows
+from ramp_edge.quantize.plain_rows import round_plain_rows
 from ramp_edge.quantize.search import QUICK, THOROUGH, Search, fit_trials, scale_moves
 
 PLAIN = [t for t, layout in LAYOUTS.items() if layout.sub_d_range is None]
@@ -50,11 +51,11 @@ def test_the_plain_types_are_those_of_32_columns() -> None:
 def test_scales_are_rounded_as_float16_is(value: float) -> None:
     for scaled in (value, value * 1e-3, value * 1e-9):
         x = np.float32(scaled)
-        assert _to_float16(x) == np.float32(np.float16(x)), x
+        assert to_float16(x) == np.float32(np.float16(x)), x
 
 
 def test_a_scale_beyond_float16_becomes_its_largest_value() -> None:
-    assert _to_float16(np.float32(1e6)) == 65504.0 and _to_float16(np.float32(-1e6)) == -65504.0
+    assert to_float16(np.float32(1e6)) == 65504.0 and to_float16(np.float32(-1e6)) == -65504.0
 
 
 @pytest.mark.parametrize("quant_type", PLAIN, ids=lambda t: t.name)

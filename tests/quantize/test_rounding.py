@@ -8,7 +8,7 @@ import pytest
 from ramp_edge.codec.layouts import LAYOUTS
 from ramp_edge.codec.types import QuantType
 from ramp_edge.quantize.hessian import FeedbackFactor, feedback_factor
-from ramp_edge.quantize.rounding import descend, round_slab
+from ramp_edge.quantize.rounding import descend, hand_on, round_group
 
 WIDTH, ROWS = 32, 6
 
@@ -20,57 +20,65 @@ def factor() -> FeedbackFactor:
     return feedback_factor((x.T @ x / 256).astype(np.float32))
 
 
-def reference(target, steps, offsets, levels, price, couple):  # type: ignore[no-untyped-def]
-    """One row, one group: the loop as the docstring describes it."""
+def reference(target, steps, offsets, levels, diagonal, inverse):  # type: ignore[no-untyped-def]
+    """One group: the loop as the docstring describes it."""
     best = None
     for k in range(len(steps)):
-        rest, cost, codes = target.astype(np.float64), 0.0, []
+        rest, cost, codes, residuals = target.astype(np.float64), 0.0, [], []
         for j in range(len(target)):
             values = steps[k] * levels + offsets[k]
             code = int(np.abs(values - rest[j]).argmin())
-            error = rest[j] - values[code]
-            cost += error**2 * price[j]
-            rest[j + 1 :] -= error * couple[j, j + 1 :]
+            error = (rest[j] - values[code]) * diagonal[j]
+            cost += error**2
+            rest[j + 1 :] -= error * inverse[j, j + 1 :]
             codes.append(code)
+            residuals.append(error)
         if best is None or cost < best[0]:
-            best = (cost, k, codes)
+            best = (cost, k, codes, residuals)
     return best
 
 
+def rounded(layout, target, steps, offsets, diagonal, inverse):  # type: ignore[no-untyped-def]
+    shape = (len(target), len(steps))
+    code, residual = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    scratch = np.empty(shape, np.float32), np.empty(len(steps), np.float32), np.empty(len(steps), np.float32)
+    pick = round_group(
+        target, steps, offsets, diagonal, inverse, layout.levels, layout.uniform, layout.nearest_codes,
+        scratch[0], code, residual, scratch[1], scratch[2],
+    )  # fmt: skip
+    return pick, code, residual
+
+
 @pytest.mark.parametrize("quant_type", [QuantType.Q4_0, QuantType.Q5_1, QuantType.IQ4_NL], ids=lambda t: t.name)
-def test_one_slab_equals_the_plain_loop(quant_type: QuantType) -> None:
-    layout, rng = LAYOUTS[quant_type], np.random.default_rng(0)
-    target = rng.standard_normal((ROWS, WIDTH)).astype(np.float32)
-    span = np.ptp(layout.levels)
-    steps = (6 / span * rng.uniform(0.6, 1.4, (ROWS, 1, 5))).astype(np.float32)
-    offsets = (-3 - steps * layout.levels[0]).astype(np.float32)
-    price, couple = factor().within(0, WIDTH)
-    codes, picks = np.empty((ROWS, WIDTH), np.uint8), np.empty((ROWS, 1), np.int32)
-    round_slab(target, steps, offsets, layout.levels, layout.uniform, layout.nearest_codes, price, couple, codes, picks)
-    for row in range(ROWS):
-        _, pick, expected = reference(target[row], steps[row, 0], offsets[row, 0], layout.levels, price, couple)
-        assert picks[row, 0] == pick
-        np.testing.assert_array_equal(codes[row], expected)
+def test_one_group_equals_the_plain_loop(quant_type: QuantType) -> None:
+    layout, rng, of = LAYOUTS[quant_type], np.random.default_rng(0), factor()
+    diagonal, inverse = of.root.diagonal().numpy(), of.inverse.numpy()
+    for _ in range(ROWS):
+        target = rng.standard_normal(WIDTH).astype(np.float32)
+        steps = (6 / np.ptp(layout.levels) * rng.uniform(0.6, 1.4, 5)).astype(np.float32)
+        offsets = (-3 - steps * layout.levels[0]).astype(np.float32)
+        pick, code, residual = rounded(layout, target, steps, offsets, diagonal, inverse)
+        _, expected, codes, residuals = reference(target, steps, offsets, layout.levels, diagonal, inverse)
+        assert pick == expected
+        np.testing.assert_array_equal(code[:, pick], codes)
+        np.testing.assert_allclose(residual[:, pick], residuals, atol=1e-4)
 
 
 def test_a_zero_step_means_the_offset() -> None:
-    layout = LAYOUTS[QuantType.Q4_0]
-    zeros = np.zeros((ROWS, 1, 1), np.float32)
-    codes, picks = np.empty((ROWS, WIDTH), np.uint8), np.empty((ROWS, 1), np.int32)
-    price, couple = factor().within(0, WIDTH)
-    round_slab(
-        zeros[:, :, 0].repeat(WIDTH, 1),
-        zeros,
-        zeros,
-        layout.levels,
-        True,
-        layout.nearest_codes,
-        price,
-        couple,
-        codes,
-        picks,
-    )
-    assert codes.max() < len(layout.levels) and (picks == 0).all()
+    layout, of, zeros = LAYOUTS[QuantType.Q4_0], factor(), np.zeros(1, np.float32)
+    diagonal, inverse = of.root.diagonal().numpy(), of.inverse.numpy()
+    pick, code, residual = rounded(layout, np.zeros(WIDTH, np.float32), zeros, zeros, diagonal, inverse)
+    assert pick == 0 and code.max() < len(layout.levels) and not residual.any()
+
+
+def test_what_is_handed_on_is_the_residual_times_the_inverse() -> None:
+    rng, of = np.random.default_rng(2), factor()
+    work, residuals = (rng.standard_normal((ROWS, n)).astype(np.float32) for n in (WIDTH, 8))
+    inverse = of.inverse.numpy()
+    expected = work.copy()
+    expected[:, 12:] -= residuals @ inverse[4:12, 12:]
+    hand_on(work, residuals, inverse, 4)
+    np.testing.assert_allclose(work, expected, atol=1e-5)
 
 
 def test_descent_only_ever_lowers_the_cost_and_keeps_its_books() -> None:

@@ -31,7 +31,7 @@ from ramp_edge.quantize.table import ErrorTableBuilder, Moments, sampled_rows
 from ramp_edge.records import ArchitectureFacts, ErrorTable, ModelInventory
 
 Tokens = npt.NDArray[np.int32]
-TABLE_VERSION = 4
+TABLE_VERSION = 5
 """Raise when the error table's meaning or the codecs behind it change."""
 
 

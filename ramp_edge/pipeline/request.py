@@ -51,7 +51,7 @@ EFFORTS = {
         stock_presets=0,
     ),
     Effort.BALANCED: EffortSettings(
-        calibration_windows=40,
+        calibration_windows=80,
         fisher_sequences=32,
         table_row_share=8,
         search=THOROUGH,
@@ -60,7 +60,7 @@ EFFORTS = {
         stock_presets=1,
     ),
     Effort.MAX: EffortSettings(
-        calibration_windows=80,
+        calibration_windows=160,
         fisher_sequences=64,
         table_row_share=8,
         search=THOROUGH,

@@ -11,7 +11,10 @@ to all columns after it; a group of columns takes the best of several scales aro
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ramp_edge.codec.ggml import Bytes, Float32, decode, encode
@@ -26,8 +29,7 @@ def quantize_rows(
 ) -> tuple[Bytes, Float32]:
     """Quantize `rows` [n_rows, n_cols] -> (uint8 [n_rows, row_bytes], the float32 rows that those bytes mean).
 
-    With `factor`, each slab (one block of the type) hands its error to the columns after it; without, the codec runs
-    as it is. Rows are independent: another split of the rows gives the same bytes but for the rounding of float sums.
+    With `factor`, each block hands its error to the columns that are coded after it; without, the codec runs as it is. Rows are independent: another split of the rows gives the same bytes but for the rounding of float sums.
     """
     if factor is None or quant_type.is_float:
         data = encode(quant_type, rows)
@@ -39,15 +41,20 @@ def quantize_rows(
 
 
 def _codebook_rows(quant_type: QuantType, rows: Float32, factor: FeedbackFactor) -> Bytes:
-    slab, n_cols = quant_type.block_size, rows.shape[1]
+    slab, (n_rows, n_cols) = quant_type.block_size, rows.shape
     importance = factor.importance(slab)
-    work = torch.from_numpy(rows.astype(np.float32, copy=True))
-    blocks = []
+    work = torch.from_numpy(np.ascontiguousarray(rows[:, factor.order], dtype=np.float32))
+    blocks = np.empty((n_rows, n_cols // slab, quant_type.block_bytes), dtype=np.uint8)
     for start in range(0, n_cols, slab):
-        target = np.ascontiguousarray(work[:, start : start + slab].numpy())
-        blocks.append(encode(quant_type, target, importance[start : start + slab]))
-        _hand_on(work, target - decode(quant_type, blocks[-1], slab), factor, start)
-    return np.concatenate(blocks, axis=1)
+        # The codec sees the block's columns as they lie in the file.
+        within = np.argsort(factor.order[start : start + slab])
+        target = work[:, start : start + slab].numpy()
+        data = encode(quant_type, np.ascontiguousarray(target[:, within]), importance[start : start + slab][within])
+        blocks[:, factor.order[start] // slab] = data
+        error = np.empty_like(target)
+        error[:, within] = target[:, within] - decode(quant_type, data, slab)
+        _hand_on(work, error, factor, start)
+    return blocks.reshape(n_rows, -1)
 
 
 def _plain_rows(layout: Layout, rows: Float32, factor: FeedbackFactor, search: Search) -> Bytes:
@@ -57,8 +64,9 @@ def _plain_rows(layout: Layout, rows: Float32, factor: FeedbackFactor, search: S
     n_rows, n_cols = rows.shape
     codes = np.empty((n_rows, n_cols), dtype=np.uint8)
     steps, offsets = np.empty((2, n_rows, n_cols // layout.group_cols), dtype=np.float32)
+    rows = rows[:, factor.order]
     round_plain_rows(
-        rows.astype(np.float32, copy=True),
+        rows.astype(np.float32, order="C", copy=True),
         layout.levels,
         layout.uniform,
         layout.nearest_codes,
@@ -72,6 +80,7 @@ def _plain_rows(layout: Layout, rows: Float32, factor: FeedbackFactor, search: S
         offsets,
     )
     _descend(layout, rows, codes, steps, offsets, factor, search)
+    codes, steps, offsets = (_as_in_file(v, factor, n_cols) for v in (codes, steps, offsets))
     scales = Scales(d=steps.reshape(-1), m=offsets.reshape(-1) if layout.minimum else None)
     return layout.write(scales, codes.reshape(-1, layout.group_cols)).reshape(n_rows, -1)
 
@@ -85,8 +94,9 @@ def _sub_scaled_rows(layout: Layout, rows: Float32, factor: FeedbackFactor, sear
     codes = np.empty((n_rows, n_cols), dtype=np.uint8)
     d, m = np.zeros((2, n_rows, n_cols // BLOCK_COLS), dtype=np.float32)
     sub_d, sub_m = np.zeros((2, n_rows, n_cols // layout.group_cols), dtype=np.int32)
+    rows = rows[:, factor.order]
     round_sub_scaled_rows(
-        rows.astype(np.float32, copy=True),
+        rows.astype(np.float32, order="C", copy=True),
         layout.levels,
         layout.uniform,
         layout.nearest_codes,
@@ -104,15 +114,26 @@ def _sub_scaled_rows(layout: Layout, rows: Float32, factor: FeedbackFactor, sear
         sub_d,
         sub_m,
     )
+    steps = np.repeat(d, n_groups, axis=1) * sub_d
+    offsets = -np.repeat(m, n_groups, axis=1) * sub_m
+    _descend(layout, rows, codes, steps.astype(np.float32), offsets.astype(np.float32), factor, search)
+    codes, d, m, sub_d, sub_m = (_as_in_file(v, factor, n_cols) for v in (codes, d, m, sub_d, sub_m))
     scales = Scales(
         d=d.reshape(-1),
         m=m.reshape(-1) if layout.minimum else None,
         sub_d=sub_d.reshape(-1, n_groups),
         sub_m=sub_m.reshape(-1, n_groups) if layout.minimum else None,
     )
-    steps, offsets = (values.reshape(n_rows, -1) for values in (scales.steps(), scales.offsets()))
-    _descend(layout, rows, codes, steps, offsets, factor, search)
     return layout.write(scales, codes.reshape(-1, BLOCK_COLS)).reshape(n_rows, -1)
+
+
+def _as_in_file(values: npt.NDArray[Any], factor: FeedbackFactor, n_cols: int) -> npt.NDArray[Any]:
+    """Values [n_rows, n] of columns, groups or blocks, from the coding order to the file's."""
+    size = n_cols // values.shape[1]
+    places = factor.order[::size] // size
+    out = np.empty_like(values)
+    out[:, places] = values
+    return out
 
 
 def _descend(

@@ -70,8 +70,8 @@ def rows(records: ModuleType) -> tuple[Any, ...]:
 def comparison(records: ModuleType) -> Any:
     return records.Comparison(
         title="Tiny", command="python tools/compare.py", machine="test", versions={"commit": "0"}, calibration="c",
-        evaluation="e", imatrix_s=1.0, calibration_s=2.0, notes=("AutoRound did not run.",), rows=rows(records),
-        whole_build=records.WholeBuild(at="SMALL", seconds=3.0, peak_bytes=4_000_000),
+        evaluation="e", imatrix_s=1.0, notes=("AutoRound did not run.",), rows=rows(records),
+        whole_build=records.WholeBuild(at="SMALL", seconds=3.0, calibration_s=2.0, peak_bytes=4_000_000),
     )  # fmt: skip
 
 

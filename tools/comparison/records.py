@@ -58,6 +58,8 @@ class WholeBuild:
 
     at: str
     seconds: float
+    calibration_s: float
+    """Moments, Fisher samples and error table; later builds of the same model find them in the cache."""
     peak_bytes: int
 
 
@@ -72,9 +74,7 @@ class Comparison:
     calibration: str
     evaluation: str
     imatrix_s: float
-    calibration_s: float
-    """Moments, Fisher samples and error table of ramp-edge, once for all sizes."""
-    whole_build: WholeBuild | None
+    whole_build: WholeBuild
     notes: tuple[str, ...]
     """What did not run, and why."""
     rows: tuple[Row, ...]
@@ -93,12 +93,11 @@ def load(path: Path) -> Comparison:
     data = json.loads(path.read_text())
     if data.pop("schema_version", None) != SCHEMA_VERSION:
         raise ValueError(f"{path}: not a comparison of schema version {SCHEMA_VERSION}")
-    whole = data.pop("whole_build")
     return Comparison(
         **{
             **data,
             "notes": tuple(data["notes"]),
-            "whole_build": None if whole is None else WholeBuild(**whole),
+            "whole_build": WholeBuild(**data["whole_build"]),
             "rows": tuple(row_from(entry) for entry in data["rows"]),
         }
     )

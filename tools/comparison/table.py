@@ -98,14 +98,10 @@ def _made_by(comparison: Comparison) -> str:
         + ", ".join(f"{name} {version}" for name, version in comparison.versions.items())
         + ".",
         f"Calibration: {comparison.calibration}; scored: {comparison.evaluation}, {windows} windows of 512 tokens, second halves.",
-        f"`llama-imatrix` took {comparison.imatrix_s:.0f} s; ramp-edge's calibration (moments, Fisher samples, error table) "
-        f"{comparison.calibration_s:.0f} s, once for all sizes.",
+        f"`llama-imatrix` took {comparison.imatrix_s:.0f} s. `ramp-edge build` as a user runs it, from nothing, at {whole.at}'s bytes: "
+        f"{whole.seconds:.0f} s, of which {whole.calibration_s:.0f} s are calibration (moments, Fisher samples, error table: once "
+        f"for all sizes); peak memory {whole.peak_bytes / 1e6:,.0f} MB.",
     ]
-    if whole is not None:
-        parts.append(
-            f"`ramp-edge build` as a user runs it, from nothing, at {whole.at}'s bytes: {whole.seconds:.0f} s, peak memory "
-            f"{whole.peak_bytes / 1e6:,.0f} MB."
-        )
     return " ".join(parts)
 
 

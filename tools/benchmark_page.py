@@ -57,7 +57,7 @@ def summary(comparisons: list[Comparison]) -> list[str]:
     for comparison in comparisons:
         found = matches(comparison.rows)
         ratio, informed = medians(comparison.rows)
-        ratios = [m.ratio for m in found]
+        ratios = [m.ratio for m in found if m.ratio is not None]
         lost = sum(m.ours.kl > min(m.preset.kl, m.best_informed.kl) for m in found)
         lines.append(
             f"| {comparison.title} | {len(found)} | **{ratio:.3f}** | {min(ratios):.3f} to {max(ratios):.3f} | {informed:.3f} | {lost} |"

@@ -89,6 +89,17 @@ def test_the_rival_is_the_best_preset_of_no_more_bytes(records: ModuleType, tabl
     assert ratio == pytest.approx(0.25) and informed == pytest.approx(0.25)
 
 
+def test_where_every_plain_preset_is_larger_only_embedding_types_are_rivals(
+    records: ModuleType, table: ModuleType
+) -> None:
+    made = [r for r in rows(records) if r.label not in ("SMALL", "WORSE", "ramp-edge @ SMALL", "ramp-edge @ WORSE")]
+    made.append(replace(made[-2], label="ramp-edge @ LARGE:Q5_1", at="LARGE:Q5_1", file_bytes=180))
+    found = {m.preset.label: m.ratio for m in table.matches(tuple(made))}
+    assert found["LARGE:Q5_1"] is None and found["LARGE"] is not None
+    text = table.markdown(replace(comparison(records), rows=tuple(r for r in made if r.kind != "ablation")))
+    assert "| all are larger |" in text
+
+
 def test_the_best_embedding_type_weighs_kl_against_bits(records: ModuleType, table: ModuleType) -> None:
     # 20 bytes are 0.8 bits here, worth a factor of 3.0 in KL; 0.35 is only 2.2 times 0.16.
     assert [r.label for r in table.best_embeddings(rows(records))] == ["LARGE:IQ4_NL"]

@@ -15,14 +15,15 @@ class Match:
 
     ours: Row
     preset: Row
-    best_preset: Row
+    best_preset: Row | None
+    """None where every plain preset is larger."""
     best_informed: Row
     """Of presets with any embedding type."""
 
     @property
-    def ratio(self) -> float:
+    def ratio(self) -> float | None:
         """Mean KL over that of the best preset."""
-        return self.ours.kl / self.best_preset.kl
+        return None if self.best_preset is None else self.ours.kl / self.best_preset.kl
 
     @property
     def informed_ratio(self) -> float:
@@ -42,7 +43,7 @@ def matches(rows: tuple[Row, ...]) -> list[Match]:
             Match(
                 ours=row,
                 preset=preset,
-                best_preset=min((r for r in within if r.kind == PRESET), key=lambda r: r.kl),
+                best_preset=min((r for r in within if r.kind == PRESET), key=lambda r: r.kl, default=None),
                 best_informed=min(within, key=lambda r: r.kl),
             )
         )
@@ -52,7 +53,8 @@ def matches(rows: tuple[Row, ...]) -> list[Match]:
 def medians(rows: tuple[Row, ...]) -> tuple[float, float]:
     """Median ratios to the best preset and to the best preset with any embedding type."""
     found = matches(rows)
-    return statistics.median(m.ratio for m in found), statistics.median(m.informed_ratio for m in found)
+    ratios = [m.ratio for m in found if m.ratio is not None]
+    return statistics.median(ratios), statistics.median(m.informed_ratio for m in found)
 
 
 def best_embeddings(rows: tuple[Row, ...]) -> list[Row]:
@@ -114,13 +116,15 @@ def _by_size(rows: tuple[Row, ...]) -> list[str]:
         divergence = m.ours.result.divergence
         assert divergence is not None
         verdict = "**loses**" if m.ours.kl > min(m.preset.kl, m.best_informed.kl) else ""
+        best = "all are larger" if m.best_preset is None else f"{m.best_preset.label} {m.best_preset.kl:.5f}"
+        ratio = "" if m.ratio is None else f"**{m.ratio:.3f}**"
         lines.append(
-            f"| {m.preset.label} | {m.preset.file_bytes:,} | {m.preset.kl:.5f} | {m.best_preset.label} {m.best_preset.kl:.5f} "
-            f"| {m.ours.kl:.5f} ± {divergence.std_error:.5f} | **{m.ratio:.3f}** "
+            f"| {m.preset.label} | {m.preset.file_bytes:,} | {m.preset.kl:.5f} | {best} "
+            f"| {m.ours.kl:.5f} ± {divergence.std_error:.5f} | {ratio} "
             f"| {m.informed_ratio:.3f} ({m.best_informed.label}) | {verdict} |"
         )
-    ratio, informed = medians(rows)
-    return [*lines, f"| median | | | | | **{ratio:.3f}** | {informed:.3f} | |"]
+    median, informed = medians(rows)
+    return [*lines, f"| median | | | | | **{median:.3f}** | {informed:.3f} | |"]
 
 
 def _ablations(rows: tuple[Row, ...]) -> list[str]:

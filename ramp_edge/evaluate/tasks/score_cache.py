@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ramp_edge.errors import OutputError
+from ramp_edge.cache import cache_error
 from ramp_edge.evaluate.tasks.records import ItemScore, TaskData
 
 CODE_VERSION = 1
@@ -42,7 +42,7 @@ class ScoreCache:
         return {score.index: score for score in scores if score is not None}
 
     def append(self, scores: list[ItemScore]) -> None:
-        """Add scores. Raises OutputError where the disk refuses."""
+        """Add scores. Raises CacheError where the disk refuses."""
         if self.path is None or not scores:
             return
         # The leading line break ends a line that a stop cut short.
@@ -52,9 +52,7 @@ class ScoreCache:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(text)
         except OSError as error:
-            raise OutputError(
-                f"the scores cannot be saved to {self.path}: {error}", hint="free space or set RAMP_EDGE_CACHE"
-            ) from error
+            raise cache_error(self.path, error) from error
 
     def _score(self, line: str) -> ItemScore | None:
         try:

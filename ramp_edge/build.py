@@ -81,7 +81,7 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
 
         # 3. Text, moments, Fisher samples, error table
         text = prepare_text(request, inventory, given, threads, events)
-        calibrated = calibrate(request, inventory, facts, tensors, legal, text, pool, events)
+        calibrated = calibrate(request, inventory, facts, tensors, legal, text, target.backend, pool, events)
 
         # 4. Candidates inside the limits
         emitter = Emitter(inventory, tensors, calibrated.moments, pool, events, EFFORTS[request.effort].search)

@@ -116,6 +116,10 @@ class Layer:
         }
         self._dtype = model.dtype
 
+    def weight(self, name: str) -> Tensor:
+        """A matrix of the block by its GGUF name, [n_rows, n_cols] in the compute type."""
+        return self._values[name.split(".", 2)[2]]
+
     def _linear(self, part: str, x: Tensor, tap: Tap | None) -> Tensor:
         y = F.linear(x, self._values[f"{part}.weight"]).float()
         if tap is not None:

@@ -2,7 +2,8 @@
 
 For a weight error E of one tensor, KL per token ~ 1/2 mean_s <E, G_s>^2 / T, with G_s = dL/dW the gradient of sequence
 s's sampled log-likelihood (T tokens). Codec errors of different rows are independent, so sum_r (E_r . G_s,r)^2 estimates the
-same with far less noise, and a subset of rows is enough. The output head needs no sampling: with probabilities p and hidden
+same with far less noise, and a subset of rows is enough. The same gradients say what rounded activations cost
+(`activations.py`). The output head needs no sampling: with probabilities p and hidden
 states h its part is 1/2 mean_t sum_r p_tr (1 - p_tr) (E_r . h_t)^2.
 
 The pass walks from the last layer to the first and recomputes each from its stored input: one layer in memory.
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ramp_edge.calibrate.activations import activation_kl, summed
 from ramp_edge.calibrate.decoder import DecoderModel, Layer
 from ramp_edge.calibrate.moments import BATCH_TOKENS
 from ramp_edge.calibrate.store import EMBEDDING_SITE, CalibrationSettings, CalibrationStore
@@ -46,6 +48,8 @@ class FisherSamples:
     row_gradient_sq: Tensor
     """float32 [n_rows]: sum over sequences and tokens of the squared output gradient, for all rows."""
     tokens_per_sequence: int
+    activation_kl: dict[int, float]
+    """Activations sharing a scale -> KL per token of rounding this layer's input so."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +64,8 @@ class HeadSamples:
     """float32 [n_tokens, n_rows_chosen]: p (1 - p)."""
     coverage: float
     """Share of all rows' summed p (1 - p) that the chosen rows hold."""
+    activation_kl: dict[int, float]
+    """As of a linear layer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,6 +140,7 @@ def _head_pass(model: DecoderModel, hidden: Tensor, seed: int, events: EventBus)
         hidden=normed[picked],
         variance=variance,
         coverage=float(mean_variance[rows].double().sum() / mean_variance.double().sum()),
+        activation_kl=summed([activation_kl(normed, grad_normed)], len(normed)),
     )
     return _HeadResult(samples=samples, gradient=gradient)
 
@@ -161,21 +168,32 @@ class _LayerSums:
     """[n_sequences, n_rows_chosen, n_cols] by tensor name"""
 
 
-def _backward(layer: Layer, inputs: Tensor, gradient: Tensor, batch: slice, sums: _LayerSums) -> dict[str, Tensor]:
-    """One batch back through one layer: `gradient` is replaced in place. Returns each tensor's squared gradients [n_rows]."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _BatchResult:
+    """What one batch gives of each linear layer."""
+
+    squares: dict[str, Tensor]
+    """Squared output gradients [n_rows], summed over tokens."""
+    activation: dict[str, dict[int, float]]
+
+
+def _backward(layer: Layer, inputs: Tensor, gradient: Tensor, batch: slice, sums: _LayerSums) -> _BatchResult:
+    """One batch back through one layer: `gradient` is replaced in place."""
     taps = _BatchTaps(sums.rows)
     with torch.enable_grad():
         leaf = inputs[batch].requires_grad_()
         out = layer.forward(leaf, taps.tap)
         (back,) = torch.autograd.grad(out, leaf, gradient[batch])
-    squares = {}
+    squares, activation = {}, {}
     for name, grad in taps.gradients.items():
         squares[name] = grad.flatten(0, 1).square().sum(0)
+        weight = layer.weight(name)
+        activation[name] = activation_kl(taps.inputs[name], grad.to(weight.dtype) @ weight)
         chosen = grad[..., torch.from_numpy(sums.rows[name])]  # [batch, time, rows]
         torch.bmm(chosen.transpose(1, 2), taps.inputs[name].float(), out=sums.gradients[name][batch])
     # Last: without a post-norm, ffn_down's output gradient is this very part of `gradient`.
     gradient[batch] = back
-    return squares
+    return _BatchResult(squares=squares, activation=activation)
 
 
 def fisher_pass(
@@ -212,15 +230,16 @@ def fisher_pass(
             )
             step = partial(_backward, layer, inputs, gradient, sums=sums)
             with batch_workers() as pool:
-                squares = list(pool.map(step, batches))
+                results = list(pool.map(step, batches))
             for name, chosen in rows.items():
                 consume(
                     FisherSamples(
                         name=name,
                         rows=chosen,
                         gradients=sums.gradients.pop(name),
-                        row_gradient_sq=torch.stack([part[name] for part in squares]).sum(0),
+                        row_gradient_sq=torch.stack([part.squares[name] for part in results]).sum(0),
                         tokens_per_sequence=time,
+                        activation_kl=summed([part.activation[name] for part in results], n_seq * time),
                     )
                 )
             stage.advance()

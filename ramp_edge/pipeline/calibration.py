@@ -21,6 +21,7 @@ from ramp_edge.calibrate.generate import generate_windows
 from ramp_edge.calibrate.moments import moments_pass
 from ramp_edge.calibrate.store import CalibrationSettings, CalibrationStore, open_store, site_of
 from ramp_edge.calibrate.text import TextWindows, with_bos
+from ramp_edge.codec.activations import activation_block
 from ramp_edge.codec.types import QuantType
 from ramp_edge.events import EventBus
 from ramp_edge.model.gguf_file import GgufTensors
@@ -31,7 +32,7 @@ from ramp_edge.quantize.table import ErrorTableBuilder, Moments, sampled_rows
 from ramp_edge.records import ArchitectureFacts, ErrorTable, ModelInventory
 
 Tokens = npt.NDArray[np.int32]
-TABLE_VERSION = 5
+TABLE_VERSION = 6
 """Raise when the error table's meaning or the codecs behind it change."""
 
 
@@ -117,6 +118,7 @@ def calibrate(
     tensors: GgufTensors,
     legal: Mapping[str, Legal],
     text: TextWindows,
+    backend: str,
     pool: ThreadPoolExecutor,
     events: EventBus,
 ) -> Calibrated:
@@ -135,12 +137,20 @@ def calibrate(
     moments_pass(model, text.calibration, settings, store, events)
     moments = Moments(site=lambda t: _known_site(t.name, inventory, store), load=store.moments)
     types = {name: entry.types for name, entry in legal.items()}
-    path = store.folder / f"table-{_table_key(types, effort)}.json"
+    path = store.folder / f"table-{_table_key(types, effort, backend)}.json"
     table = _read_table(path, events)
     # Without its moments a tensor would be quantized as an uncalibrated one.
     if table is not None and all(store.has(f"{site}.moments") for site in _sites(inventory)):
         return Calibrated(text=text, store=store, moments=moments, table=table)
-    builder = ErrorTableBuilder(inventory, lambda n, r: load_rows(tensors, n, r), types, moments, pool, effort.search)
+    builder = ErrorTableBuilder(
+        inventory,
+        lambda n, r: load_rows(tensors, n, r),
+        types,
+        moments,
+        pool,
+        effort.search,
+        partial(activation_block, backend=backend),
+    )
 
     def consume(samples: Samples) -> None:
         if isinstance(samples, FisherSamples):
@@ -150,9 +160,17 @@ def calibrate(
                 samples.gradients,
                 samples.row_gradient_sq,
                 samples.tokens_per_sequence,
+                samples.activation_kl,
             )
         elif isinstance(samples, HeadSamples):
-            builder.head(samples.name, samples.rows, samples.hidden, samples.variance, samples.coverage)
+            builder.head(
+                samples.name,
+                samples.rows,
+                samples.hidden,
+                samples.variance,
+                samples.coverage,
+                samples.activation_kl,
+            )
         else:
             assert isinstance(samples, EmbeddingSamples)
             builder.embedding(samples.name, samples.tokens, samples.gradients)
@@ -180,10 +198,11 @@ def _known_site(name: str, inventory: ModelInventory, store: CalibrationStore) -
     return site if site is not None and store.has(f"{site}.moments") else None
 
 
-def _table_key(types: Mapping[str, tuple[QuantType, ...]], effort: EffortSettings) -> str:
+def _table_key(types: Mapping[str, tuple[QuantType, ...]], effort: EffortSettings, backend: str) -> str:
     text = json.dumps(
         [
             TABLE_VERSION,
+            backend,
             effort.table_row_share,
             asdict(effort.search),
             {n: [int(t) for t in v] for n, v in types.items()},

@@ -67,9 +67,10 @@ class ErrorTableBuilder:
         moments: Moments,
         pool: ThreadPoolExecutor,
         search: Search = THOROUGH,
+        activation_block: Callable[[QuantType], int] = lambda _: 0,
     ) -> None:
         self._inventory, self._load_rows, self._types, self._pool = inventory, load_rows, types, pool
-        self._search = search
+        self._search, self._activation_block = search, activation_block
         self._factors = FactorCache(moments)
         self._kl: dict[str, dict[QuantType, float]] = {}
 
@@ -81,20 +82,40 @@ class ErrorTableBuilder:
         for quant_type, value in part.items():
             held[quant_type] = held.get(quant_type, 0.0) + value
 
+    def _add_activations(self, name: str, kl: Mapping[int, float]) -> None:
+        """What the device's rounding of the tensor's inputs costs, beside each type."""
+        self._add(name, {t: kl.get(self._activation_block(t), 0.0) for t in self._types[name]})
+
     def linear(
-        self, name: str, rows: Int64, gradients: torch.Tensor, row_gradient_sq: torch.Tensor, tokens: int
+        self,
+        name: str,
+        rows: Int64,
+        gradients: torch.Tensor,
+        row_gradient_sq: torch.Tensor,
+        tokens: int,
+        activation_kl: Mapping[int, float],
     ) -> None:
-        """A linear layer's samples: gradients [n_seq, n_rows_chosen, n_cols]."""
+        """A linear layer's samples: gradients [n_seq, n_rows_chosen, n_cols]; activation_kl by activations sharing a scale."""
         tensor = self._inventory.tensor(name)
         values = self._load_rows(name, np.arange(tensor.n_rows, dtype=np.int64))
         errors = self._errors(tensor, np.ascontiguousarray(values[rows]), rows)
         energy: Float32 = np.einsum("rc,rc->r", values, values)
         self._add(name, linear_kl(errors, gradients, row_gradient_sq, energy, tokens))
+        self._add_activations(name, activation_kl)
 
-    def head(self, name: str, rows: Int64, hidden: torch.Tensor, variance: torch.Tensor, coverage: float) -> None:
+    def head(
+        self,
+        name: str,
+        rows: Int64,
+        hidden: torch.Tensor,
+        variance: torch.Tensor,
+        coverage: float,
+        activation_kl: Mapping[int, float],
+    ) -> None:
         """The output matrix's samples."""
         errors = self._errors(self._inventory.tensor(name), self._load_rows(name, rows), rows)
         self._add(name, head_kl(errors, hidden, variance, coverage))
+        self._add_activations(name, activation_kl)
 
     def embedding(self, name: str, tokens: Int64, gradients: torch.Tensor) -> None:
         """The input embedding's samples."""

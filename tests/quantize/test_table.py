@@ -90,7 +90,7 @@ def feed(inventory: ModelInventory, builder: ErrorTableBuilder, skip: str = "") 
         if info.layer is not None and info.name != skip:
             rows = sampled_rows(info, 8)
             gradients = torch.ones(1, len(rows), info.n_cols)
-            builder.linear(info.name, rows, gradients, torch.ones(info.n_rows), 4)
+            builder.linear(info.name, rows, gradients, torch.ones(info.n_rows), 4, {})
 
 
 def test_a_tied_embedding_pays_for_both_of_its_jobs(
@@ -103,7 +103,7 @@ def test_a_tied_embedding_pays_for_both_of_its_jobs(
     tokens = np.array([[8, 3, 8, 60]])
     gradients = torch.randn(1, 4, 256, generator=generator)
     feed(inventory, builder)
-    builder.head(EMBEDDING, rows, hidden, variance, 0.9)
+    builder.head(EMBEDDING, rows, hidden, variance, 0.9, {})
     builder.embedding(EMBEDDING, tokens, gradients)
     table = builder.finish()
     assert set(table.kl) == {t.name for t in inventory.quantizable}
@@ -124,10 +124,33 @@ def test_a_linear_layer_is_scaled_by_its_rows_energy(
     rows = np.arange(0, 256, 5)
     generator = torch.Generator().manual_seed(0)
     gradients, squares = torch.randn(3, len(rows), 512, generator=generator), torch.rand(256, generator=generator)
-    builder.linear(name, rows, gradients, squares, 9)
+    builder.linear(name, rows, gradients, squares, 9, {})
     wanted = linear_kl(row_errors(values[rows], rows, TYPES, None, pool), gradients, squares, (values**2).sum(1), 9)
     assert builder._kl[name] == pytest.approx(wanted, rel=1e-5)
     assert 0 < wanted[QuantType.Q8_0] < wanted[QuantType.Q4_0]
+
+
+def test_rounded_activations_cost_what_the_type_makes_of_them(tiny_gguf: Path, pool: ThreadPoolExecutor) -> None:
+    inventory, tensors = open_inventory(tiny_gguf)
+    types = (QuantType.F16, QuantType.Q8_0, QuantType.Q4_K)
+    blocks = {QuantType.F16: 0, QuantType.Q8_0: 32, QuantType.Q4_K: 256}
+    kl: list[dict[QuantType, float]] = []
+    for prices in ({}, {32: 1.0, 256: 5.0}):
+        builder = ErrorTableBuilder(
+            inventory,
+            lambda name, rows: tensors.load_tensor(name)[rows],
+            {t.name: types for t in inventory.quantizable},
+            Moments(site=lambda _t: None, load=lambda _s: np.eye(256, dtype=np.float32)),
+            pool,
+            activation_block=blocks.__getitem__,
+        )
+        name = "blk.0.ffn_up.weight"
+        info = inventory.tensor(name)
+        rows = sampled_rows(info, 8)
+        builder.linear(name, rows, torch.ones(1, len(rows), info.n_cols), torch.ones(info.n_rows), 4, prices)
+        kl.append(builder._kl[name])
+    added = {t: kl[1][t] - kl[0][t] for t in types}
+    assert added == pytest.approx({QuantType.F16: 0.0, QuantType.Q8_0: 1.0, QuantType.Q4_K: 5.0}, abs=1e-6)
 
 
 def test_a_tensor_without_samples_is_a_bug_with_a_name(parts: tuple[ModelInventory, ErrorTableBuilder]) -> None:

@@ -25,6 +25,7 @@ from ramp_edge.allocate.presets import stock_preset
 from ramp_edge.calibrate.decoder import DecoderModel
 from ramp_edge.calibrate.fisher import EmbeddingSamples, FisherSamples, HeadSamples, Samples, fisher_pass
 from ramp_edge.calibrate.store import CalibrationSettings
+from ramp_edge.codec.activations import activation_block
 from ramp_edge.codec.types import QuantType
 from ramp_edge.emit.layout import MetadataItem, plan_layout
 from ramp_edge.emit.write import Payload, write_gguf
@@ -100,8 +101,9 @@ class Compiler:
     def _calibrate(self) -> Calibrated:
         with ThreadPoolExecutor(self.threads) as pool, _cache_in(self.workshop.folder / "cache"):
             return calibrate(
-                self._request, self.inventory, self._facts, self.tensors, self.legal, self._text, pool, self._events
-            )
+                self._request, self.inventory, self._facts, self.tensors, self.legal, self._text, self._target.backend, pool,
+                self._events,
+            )  # fmt: skip
 
     def load_rows(self, name: str, rows: npt.NDArray[np.int64]) -> Float32:
         """Some rows of a tensor."""
@@ -175,7 +177,8 @@ class Compiler:
         )
         model = DecoderModel(self.inventory, self._facts, self.tensors.load_tensor)
         with ThreadPoolExecutor(self.threads) as pool:
-            builder = ErrorTableBuilder(self.inventory, self.load_rows, types, moments, pool, search)
+            block = partial(activation_block, backend=self._target.backend)
+            builder = ErrorTableBuilder(self.inventory, self.load_rows, types, moments, pool, search, block)
             fisher_pass(
                 model, tokens, settings, self._calibrated.store,
                 partial(sampled_rows, share=self._effort.table_row_share), partial(_consume, builder), self._events,
@@ -186,10 +189,13 @@ class Compiler:
 def _consume(builder: ErrorTableBuilder, samples: Samples) -> None:
     if isinstance(samples, FisherSamples):
         builder.linear(
-            samples.name, samples.rows, samples.gradients, samples.row_gradient_sq, samples.tokens_per_sequence
-        )
+            samples.name, samples.rows, samples.gradients, samples.row_gradient_sq, samples.tokens_per_sequence,
+            samples.activation_kl,
+        )  # fmt: skip
     elif isinstance(samples, HeadSamples):
-        builder.head(samples.name, samples.rows, samples.hidden, samples.variance, samples.coverage)
+        builder.head(
+            samples.name, samples.rows, samples.hidden, samples.variance, samples.coverage, samples.activation_kl
+        )
     else:
         assert isinstance(samples, EmbeddingSamples)
         builder.embedding(samples.name, samples.tokens, samples.gradients)

@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def llama_tools() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("llama_tools", REPOSITORY / "tools" / "llama_tools.py")
+    spec = importlib.util.spec_from_file_location("llama_tools", REPOSITORY / "tools" / "comparison" / "llama_tools.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["llama_tools"] = module

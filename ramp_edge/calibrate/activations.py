@@ -31,6 +31,6 @@ def activation_kl(x: Tensor, v: Tensor) -> dict[int, float]:
     }
 
 
-def summed(parts: list[dict[int, float]], tokens: int) -> dict[int, float]:
+def mean_per_token(parts: list[dict[int, float]], tokens: int) -> dict[int, float]:
     """Means per token of the sums of several batches."""
     return {block: sum(part[block] for part in parts) / tokens for block in parts[0]}

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ramp_edge.calibrate.activations import activation_kl, summed
+from ramp_edge.calibrate.activations import activation_kl, mean_per_token
 from ramp_edge.calibrate.decoder import DecoderModel, Layer
 from ramp_edge.calibrate.moments import BATCH_TOKENS
 from ramp_edge.calibrate.store import EMBEDDING_SITE, CalibrationSettings, CalibrationStore
@@ -140,7 +140,7 @@ def _head_pass(model: DecoderModel, hidden: Tensor, seed: int, events: EventBus)
         hidden=normed[picked],
         variance=variance,
         coverage=float(mean_variance[rows].double().sum() / mean_variance.double().sum()),
-        activation_kl=summed([activation_kl(normed, grad_normed)], len(normed)),
+        activation_kl=mean_per_token([activation_kl(normed, grad_normed)], len(normed)),
     )
     return _HeadResult(samples=samples, gradient=gradient)
 
@@ -239,7 +239,7 @@ def fisher_pass(
                         gradients=sums.gradients.pop(name),
                         row_gradient_sq=torch.stack([part.squares[name] for part in results]).sum(0),
                         tokens_per_sequence=time,
-                        activation_kl=summed([part.activation[name] for part in results], n_seq * time),
+                        activation_kl=mean_per_token([part.activation[name] for part in results], n_seq * time),
                     )
                 )
             stage.advance()

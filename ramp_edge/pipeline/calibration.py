@@ -124,13 +124,7 @@ def calibrate(
 ) -> Calibrated:
     """Run, or find in the cache, both passes and the error table."""
     effort = EFFORTS[request.effort]
-    settings = CalibrationSettings(
-        n_sequences=len(text.calibration),
-        sequence_tokens=text.calibration.shape[1],
-        fisher_sequences=min(effort.fisher_sequences, len(text.calibration)),
-        fisher_tokens=min(FISHER_TOKENS, text.calibration.shape[1]),
-        seed=request.seed,
-    )
+    settings = settings_for(request, text)
     model = DecoderModel(inventory, facts, tensors.load_tensor)
     store = open_store(cache_root(), inventory, text.calibration, settings, model.dtype)
     _warn_of_damage(store.discard_damaged(), events)
@@ -142,15 +136,37 @@ def calibrate(
     # Without its moments a tensor would be quantized as an uncalibrated one.
     if table is not None and all(store.has(f"{site}.moments") for site in _sites(inventory)):
         return Calibrated(text=text, store=store, moments=moments, table=table)
-    builder = ErrorTableBuilder(
-        inventory,
-        lambda n, r: load_rows(tensors, n, r),
-        types,
-        moments,
-        pool,
-        effort.search,
-        partial(activation_block, backend=backend),
+    rows = partial(load_rows, tensors)
+    block = partial(activation_block, backend=backend)
+    builder = ErrorTableBuilder(inventory, rows, types, moments, pool, effort.search, block)
+    table = measure_table(builder, model, text, settings, store, effort, events)
+    _write_table(path, table)
+    return Calibrated(text=text, store=store, moments=moments, table=table)
+
+
+def settings_for(request: BuildRequest, text: TextWindows) -> CalibrationSettings:
+    """What both passes are asked for: the effort's sizes, as far as the text reaches."""
+    effort = EFFORTS[request.effort]
+    n_sequences, sequence_tokens = text.calibration.shape
+    return CalibrationSettings(
+        n_sequences=n_sequences,
+        sequence_tokens=sequence_tokens,
+        fisher_sequences=min(effort.fisher_sequences, n_sequences),
+        fisher_tokens=min(FISHER_TOKENS, sequence_tokens),
+        seed=request.seed,
     )
+
+
+def measure_table(
+    builder: ErrorTableBuilder,
+    model: DecoderModel,
+    text: TextWindows,
+    settings: CalibrationSettings,
+    store: CalibrationStore,
+    effort: EffortSettings,
+    events: EventBus,
+) -> ErrorTable:
+    """The Fisher pass with `builder` as its consumer. Needs `moments_pass` on the same store."""
 
     def consume(samples: Samples) -> None:
         if isinstance(samples, FisherSamples):
@@ -177,9 +193,7 @@ def calibrate(
 
     rows_for = partial(sampled_rows, share=effort.table_row_share)
     fisher_pass(model, text.calibration, settings, store, rows_for, consume, events)
-    table = builder.finish()
-    _write_table(path, table)
-    return Calibrated(text=text, store=store, moments=moments, table=table)
+    return builder.finish()
 
 
 def _warn_of_damage(names: tuple[str, ...], events: EventBus) -> None:

@@ -25,7 +25,8 @@ from ramp_edge.pipeline.emission import Emitter
 from ramp_edge.pipeline.record import CandidateRecord, Continuation, evaluation_from, to_plain
 from ramp_edge.pipeline.request import EFFORTS, WINDOW_TOKENS, BuildRequest
 from ramp_edge.pipeline.workspace import Workspace
-from ramp_edge.records import Allocation, EvaluationResult, Role
+from ramp_edge.quantize.table import Moments
+from ramp_edge.records import Allocation, EvaluationResult, ModelInventory, Role
 
 PROMPTS = ("The old man looked at the sea and", "Once upon a time")
 CONTINUATION_TOKENS = 24
@@ -200,7 +201,7 @@ class Finalists:
                         self._problem.inventory.path,
                         path,
                         preset.name,
-                        imatrix=self._imatrix(),
+                        imatrix=imatrix_of(self._problem.inventory, self._calibrated.moments),
                         allow_requantize=self._request.allow_requantize,
                         threads=self._threads,
                     )
@@ -219,19 +220,6 @@ class Finalists:
         except (UnsupportedModelError, RuntimeToolError) as error:
             self._events.warn(f"no stock preset to compare with: {error.message}")
             return []
-
-    def _imatrix(self) -> dict[str, npt.NDArray[np.float32]]:
-        moments = self._calibrated.moments
-        diagonals: dict[str, npt.NDArray[np.float32]] = {}
-        by_site: dict[str, npt.NDArray[np.float32]] = {}
-        for tensor in self._problem.inventory.quantizable:
-            site = moments.site(tensor)
-            if site is None or tensor.role in (Role.TOKEN_EMBD, Role.OUTPUT):
-                continue
-            if site not in by_site:
-                by_site[site] = np.ascontiguousarray(np.diagonal(moments.load(site)))
-            diagonals[tensor.name] = by_site[site]
-        return diagonals
 
     def records(self, winner: Finalist, plans: Sequence[Allocation]) -> tuple[CandidateRecord, ...]:
         """Everything that was considered, measured ones first."""
@@ -260,6 +248,20 @@ class Finalists:
             if p.origin not in known
         ]
         return (*measured, *rest)
+
+
+def imatrix_of(inventory: ModelInventory, moments: Moments) -> dict[str, npt.NDArray[np.float32]]:
+    """Mean squared inputs of each tensor but the embedding and the head, which llama.cpp never weighs: float32 [n_cols]."""
+    diagonals: dict[str, npt.NDArray[np.float32]] = {}
+    by_site: dict[str, npt.NDArray[np.float32]] = {}
+    for tensor in inventory.quantizable:
+        site = moments.site(tensor)
+        if site is None or tensor.role in (Role.TOKEN_EMBD, Role.OUTPUT):
+            continue
+        if site not in by_site:
+            by_site[site] = np.ascontiguousarray(np.diagonal(moments.load(site)))
+        diagonals[tensor.name] = by_site[site]
+    return diagonals
 
 
 def continuation_of(reference: Path, emitted: Path, seed: int, threads: int, events: EventBus) -> Continuation:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import ramp_edge
-from ramp_edge.calibrate.activations import activation_kl, rounding_errors, summed
+from ramp_edge.calibrate.activations import activation_kl, mean_per_token, rounding_errors
 from ramp_edge.calibrate.fisher import FisherSamples, fisher_pass
 from ramp_edge.calibrate.moments import moments_pass
 from ramp_edge.calibrate.store import CalibrationSettings, CalibrationStore
@@ -44,7 +44,7 @@ def test_the_sum_is_half_the_squared_products() -> None:
     kl = activation_kl(x, v)
     assert list(kl) == [32]  # 256 does not divide the row
     assert kl[32] == pytest.approx(0.5 * float((rounding_errors(x, 32) * v).square().sum()), rel=1e-5)
-    assert summed([kl, {32: 1.0}], 8) == {32: (kl[32] + 1.0) / 8}
+    assert mean_per_token([kl, {32: 1.0}], 8) == {32: (kl[32] + 1.0) / 8}
 
 
 def test_the_prediction_is_the_divergence_of_a_model_that_rounds(

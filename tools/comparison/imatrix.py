@@ -1,4 +1,4 @@
-"""Importance as llama.cpp has it, and the error of the stock codec weighted by it."""
+"""The error of the stock codec, weighted by importance as llama.cpp has it."""
 
 from __future__ import annotations
 
@@ -11,22 +11,13 @@ import numpy.typing as npt
 from ramp_edge.allocate.choices import Legal
 from ramp_edge.codec.ggml import round_trip
 from ramp_edge.codec.types import QuantType
+from ramp_edge.pipeline.finalists import imatrix_of
 from ramp_edge.quantize.table import Moments, sampled_rows
-from ramp_edge.records import ModelInventory, Role
+from ramp_edge.records import ModelInventory
 
 Float32 = npt.NDArray[np.float32]
 ROW_SHARE = 8
 """Errors are measured on one row in this many."""
-
-
-def importance_of(inventory: ModelInventory, moments: Moments) -> dict[str, Float32]:
-    """Mean squared inputs of each tensor but the embedding and the head, which llama.cpp never weighs."""
-    found = {}
-    for tensor in inventory.quantizable:
-        site = moments.site(tensor)
-        if site is not None and tensor.role not in (Role.TOKEN_EMBD, Role.OUTPUT):
-            found[tensor.name] = np.ascontiguousarray(np.diagonal(moments.load(site)))
-    return found
 
 
 def weighted_error(
@@ -37,7 +28,7 @@ def weighted_error(
     threads: int,
 ) -> dict[str, dict[QuantType, float]]:
     """Sum of importance times squared error of each tensor in each of its types; the embedding's importance is 1."""
-    importance = importance_of(inventory, moments)
+    importance = imatrix_of(inventory, moments)
 
     def of_tensor(name: str) -> dict[QuantType, float]:
         tensor = inventory.tensor(name)

@@ -23,24 +23,29 @@ from comparison.records import ABLATION, OURS, WholeBuild
 from comparison.workshop import Made, Workshop
 from ramp_edge.allocate.presets import stock_preset
 from ramp_edge.calibrate.decoder import DecoderModel
-from ramp_edge.calibrate.fisher import EmbeddingSamples, FisherSamples, HeadSamples, Samples, fisher_pass
-from ramp_edge.calibrate.store import CalibrationSettings
 from ramp_edge.codec.activations import activation_block
 from ramp_edge.codec.types import QuantType
-from ramp_edge.emit.layout import MetadataItem, plan_layout
+from ramp_edge.emit.layout import Layout, MetadataItem, plan_layout
 from ramp_edge.emit.write import Payload, write_gguf
 from ramp_edge.events import EventBus
 from ramp_edge.model.architecture import architecture_facts
 from ramp_edge.model.gguf_file import open_inventory
 from ramp_edge.pipeline.budget import legal_choices, resolve_limits
-from ramp_edge.pipeline.calibration import Calibrated, calibrate, load_rows, prepare_text
+from ramp_edge.pipeline.calibration import (
+    Calibrated,
+    calibrate,
+    load_rows,
+    measure_table,
+    prepare_text,
+    settings_for,
+)
 from ramp_edge.pipeline.candidates import Problem, knapsack
 from ramp_edge.pipeline.emission import Emitter
-from ramp_edge.pipeline.request import EFFORTS, FISHER_TOKENS, BuildRequest, Effort
+from ramp_edge.pipeline.request import EFFORTS, BuildRequest, Effort
 from ramp_edge.pipeline.texts import cut_texts, read_texts
 from ramp_edge.profile.load import load_target
 from ramp_edge.quantize.search import Search
-from ramp_edge.quantize.table import ErrorTableBuilder, Moments, sampled_rows
+from ramp_edge.quantize.table import ErrorTableBuilder, Moments
 from ramp_edge.records import ErrorTable, TensorInfo
 
 Float32 = npt.NDArray[np.float32]
@@ -89,6 +94,7 @@ class Compiler:
         self._effort = EFFORTS[Effort.BALANCED]
         self._target = load_target(device)
         self.inventory, self.tensors = open_inventory(reference, allow_requantize=False, events=self._events)
+        self._pairs = {key: self.tensors.metadata_bytes(key) for key in self.tensors.header.metadata}
         facts = architecture_facts(self.inventory.architecture)
         assert facts is not None
         self._facts = facts
@@ -118,27 +124,22 @@ class Compiler:
             limits=resolve_limits(request, self.inventory, self._target, self._events),
             legal=self.legal,
             table=table,
-            file_bytes=lambda types: (
-                plan_layout(
-                    self.inventory, types, self._pairs(), self._metadata(), self.tensors.header.alignment
-                ).file_bytes
-            ),
+            file_bytes=lambda types: self._layout(types).file_bytes,
         )
         plans = knapsack(problem)
         if not plans:
             raise ToolError(f"no allocation of at most {size} bytes on {self._target.name}")
         return plans[0].types
 
-    def _pairs(self) -> dict[str, bytes]:
-        return {key: self.tensors.metadata_bytes(key) for key in self.tensors.header.metadata}
+    def _layout(self, types: Mapping[str, QuantType]) -> Layout:
+        return plan_layout(self.inventory, types, self._pairs, self._metadata(), self.tensors.header.alignment)
 
     def _metadata(self) -> dict[str, MetadataItem]:
         return {"ramp_edge.device": self._target.name}
 
     def write_with(self, output: Path, types: Mapping[str, QuantType], payload: Payload) -> None:
         """A GGUF of `types` whose bytes come from `payload`."""
-        layout = plan_layout(self.inventory, types, self._pairs(), self._metadata(), self.tensors.header.alignment)
-        write_gguf(output, layout, payload, self._events)
+        write_gguf(output, self._layout(types), payload, self._events)
 
     def emit(self, output: Path, types: Mapping[str, QuantType], moments: Moments, search: Search) -> None:
         """A GGUF of `types` by error feedback."""
@@ -167,38 +168,14 @@ class Compiler:
     def table_with(self, moments: Moments, search: Search) -> dict[str, dict[QuantType, float]]:
         """Predicted KL with other moments or another search, from the same Fisher samples."""
         types = {name: entry.types for name, entry in self.legal.items()}
-        tokens = self._text.calibration
-        settings = CalibrationSettings(
-            n_sequences=len(tokens),
-            sequence_tokens=tokens.shape[1],
-            fisher_sequences=min(self._effort.fisher_sequences, len(tokens)),
-            fisher_tokens=min(FISHER_TOKENS, tokens.shape[1]),
-            seed=self._request.seed,
-        )
+        settings = settings_for(self._request, self._text)
         model = DecoderModel(self.inventory, self._facts, self.tensors.load_tensor)
+        block = partial(activation_block, backend=self._target.backend)
         with ThreadPoolExecutor(self.threads) as pool:
-            block = partial(activation_block, backend=self._target.backend)
             builder = ErrorTableBuilder(self.inventory, self.load_rows, types, moments, pool, search, block)
-            fisher_pass(
-                model, tokens, settings, self._calibrated.store,
-                partial(sampled_rows, share=self._effort.table_row_share), partial(_consume, builder), self._events,
-            )  # fmt: skip
-            return dict(builder.finish().kl)
-
-
-def _consume(builder: ErrorTableBuilder, samples: Samples) -> None:
-    if isinstance(samples, FisherSamples):
-        builder.linear(
-            samples.name, samples.rows, samples.gradients, samples.row_gradient_sq, samples.tokens_per_sequence,
-            samples.activation_kl,
-        )  # fmt: skip
-    elif isinstance(samples, HeadSamples):
-        builder.head(
-            samples.name, samples.rows, samples.hidden, samples.variance, samples.coverage, samples.activation_kl
-        )
-    else:
-        assert isinstance(samples, EmbeddingSamples)
-        builder.embedding(samples.name, samples.tokens, samples.gradients)
+            store = self._calibrated.store
+            table = measure_table(builder, model, self._text, settings, store, self._effort, self._events)
+        return dict(table.kl)
 
 
 @contextmanager

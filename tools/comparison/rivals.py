@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from comparison.imatrix import importance_of
 from comparison.llama_tools import LlamaTools
 from comparison.ours import Compiler, imatrix_table
 from comparison.records import EMBEDDING, KNAPSACK, PRESET
@@ -18,6 +17,7 @@ from ramp_edge.allocate.presets import stock_preset
 from ramp_edge.codec.ggml import encode
 from ramp_edge.codec.types import QuantType
 from ramp_edge.emit.layout import TensorSlot
+from ramp_edge.pipeline.finalists import imatrix_of
 from ramp_edge.records import ErrorTable
 
 
@@ -73,7 +73,7 @@ def _same(one: Path, other: Path) -> bool:
 
 def _write_stock(compiler: Compiler, table: ErrorTable, size: int, output: Path) -> None:
     types = compiler.allocate(table, size)
-    importance = importance_of(compiler.inventory, compiler.moments)
+    importance = imatrix_of(compiler.inventory, compiler.moments)
 
     def payload(slot: TensorSlot, plan: Mapping[str, QuantType] = types) -> npt.NDArray[np.uint8]:
         if slot.name not in plan or slot.quant_type is compiler.inventory.tensor(slot.name).source_type:

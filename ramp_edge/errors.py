@@ -116,3 +116,68 @@ class TaskDataError(RampEdgeError):
 
     exit_code = 17
     usual_hint = "give a folder with the task files: --task-data DIR or RAMP_EDGE_TASK_DATA"
+
+
+class TargetsFileError(RampEdgeError):
+    """`targets.yaml` is malformed, or the target that was named is not in it and is no address either."""
+
+    exit_code = 18
+    usual_hint = "ramp-edge targets lists what there is; --target also takes local or user@host[:port]"
+
+
+class ConnectionFailedError(RampEdgeError):
+    """The board cannot be reached, or the connection broke."""
+
+    exit_code = 19
+    usual_hint = (
+        "check that the board is on and that `ssh` reaches it, then run the same command again: it goes on where it was"
+    )
+
+
+class HostKeyError(RampEdgeError):
+    """The board's host key is unknown or not the one that is on record."""
+
+    exit_code = 20
+    usual_hint = "compare the fingerprint with the board's own: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"
+
+
+class AuthenticationError(RampEdgeError):
+    """The board refused every key that was offered."""
+
+    exit_code = 21
+    usual_hint = "ssh-copy-id USER@HOST puts your key there; identity_file in targets.yaml names another one"
+
+
+class BoardStorageError(RampEdgeError):
+    """The board's disk is full, or refuses what deploy needs to do in its folder."""
+
+    exit_code = 22
+    usual_hint = "free some space on the board, or give the target another folder in targets.yaml"
+
+
+class BoardMismatchError(RampEdgeError):
+    """What is on the board is not what was sent there."""
+
+    exit_code = 23
+    usual_hint = "deploy again: only what differs is sent"
+
+
+class BoardBusyError(RampEdgeError):
+    """Another deploy to the same board is under way."""
+
+    exit_code = 24
+    usual_hint = "wait for it, then run the same command again"
+
+
+class BoardToolError(RampEdgeError):
+    """A program on the board cannot start, crashed, or says what cannot be understood."""
+
+    exit_code = 25
+    usual_hint = "ramp-edge runtime list shows which runtime fits which board; ramp-edge deploy sends it"
+
+
+class DeadlineError(RampEdgeError):
+    """The board did not answer in the time that it was given."""
+
+    exit_code = 26
+    usual_hint = "give it longer with --timeout, or look at the board's load"

@@ -15,7 +15,7 @@ import pytest
 import ramp_edge
 
 PACKAGE = Path(ramp_edge.__file__).parent
-STAGES = {"model", "profile", "calibrate", "allocate", "quantize", "emit", "evaluate", "runtime"}
+STAGES = {"model", "profile", "calibrate", "allocate", "quantize", "emit", "evaluate", "runtime", "device"}
 RANK = {
     "errors": 0,
     "events": 0,
@@ -25,6 +25,7 @@ RANK = {
     "shipped": 1,
     "cache": 1,
     "threads": 0,
+    "yaml_source": 1,
     "allocator_settings": 0,
     "data": 0,
     **dict.fromkeys(STAGES, 3),
@@ -41,8 +42,9 @@ DOORS = {
     "safetensors": ("model/",),
     "typer": ("cli/",),
     "rich": ("cli/",),
-    "yaml": ("profile/", "runtime/"),
-    "pydantic": ("profile/", "runtime/"),
+    "yaml": ("yaml_source.py", "profile/", "runtime/"),
+    "pydantic": ("profile/", "runtime/", "device/targets_file.py"),
+    "paramiko": ("device/ssh.py",),
     "platformdirs": ("shipped.py",),
     "gguf": ("codec/", "model/"),
     "numba": ("quantize/fitting.py",),

@@ -14,10 +14,10 @@ from pydantic import BaseModel, ValidationError
 from ramp_edge.codec.types import QuantType
 from ramp_edge.errors import ProfileError
 from ramp_edge.profile.schema import Location, Profile, TypeFigures, find_contradictions, nearest, suggest
-from ramp_edge.profile.yaml_source import LocatedYaml, Place, read_yaml
 from ramp_edge.records import DeviceTarget, TypeSupport
 from ramp_edge.shipped import config_dir, shipped_dir
 from ramp_edge.units import parse_bytes, parse_rate
+from ramp_edge.yaml_source import LocatedYaml, Place, read_yaml
 
 FAMILY_PREFIX = "_family-"
 _SUFFIXES = (".yaml", ".yml")
@@ -137,7 +137,7 @@ def _smallest_member(family: str, files: dict[str, Path]) -> DeviceTarget:
 
 def _resolve_extends(path: Path, seen: tuple[Path, ...] = ()) -> tuple[LocatedYaml, tuple[Path, ...]]:
     """The document with all inherited values, and the files it came from."""
-    document = read_yaml(path)
+    document = read_yaml(path, "a profile", ProfileError, "title: My board")
     if document.problems:
         raise _problems_error(document.problems)
     chain = (*seen, path.resolve())

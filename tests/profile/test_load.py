@@ -14,8 +14,8 @@ from ramp_edge.codec.types import QuantType
 from ramp_edge.errors import ProfileError
 from ramp_edge.profile import load
 from ramp_edge.profile.schema import KV_TYPES, schema_text
-from ramp_edge.profile.yaml_source import read_yaml
 from ramp_edge.shipped import shipped_dir
+from ramp_edge.yaml_source import read_yaml
 
 ASSETS = Path(__file__).parent / "assets"
 EXPECTED = {
@@ -268,7 +268,7 @@ VALUES = st.recursive(
 def test_located_yaml_reads_what_yaml_reads(values: dict[str, object], tmp_path: Path) -> None:
     path = tmp_path / "any.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
-    document = read_yaml(path)
+    document = read_yaml(path, "a profile", ProfileError, "title: My board")
     assert document.values == values
     assert not document.problems
     lines = path.read_text().splitlines()

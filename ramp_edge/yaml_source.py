@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ramp_edge.errors import ProfileError
+from ramp_edge.errors import RampEdgeError
 
 Location = tuple[str | int, ...]
 _MAX_BYTES = 1 << 20
@@ -44,33 +44,36 @@ class LocatedYaml:
         raise KeyError(location)
 
 
-def read_yaml(path: Path) -> LocatedYaml:
-    """Parse one profile file. Raises ProfileError where it cannot be read or is not a mapping."""
+def read_yaml(path: Path, what: str, raises: type[RampEdgeError], example: str) -> LocatedYaml:
+    """Parse one file. Raises `raises` where it cannot be read or is not a mapping.
+
+    `what` names the kind of file with its article ("a profile"), `example` is a line that could stand in one.
+    """
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise ProfileError(f"{path}: {path.stat().st_size} bytes are too many for a profile (at most {_MAX_BYTES})")
+            raise raises(f"{path}: {path.stat().st_size} bytes are too many for {what} (at most {_MAX_BYTES})")
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ProfileError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise raises(f"{path}: cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
-        raise ProfileError(f"{path}: byte {error.start} is not UTF-8", hint="save the profile as UTF-8 text") from None
+        raise raises(f"{path}: byte {error.start} is not UTF-8", hint="save the file as UTF-8 text") from None
     loader: yaml.SafeLoader | None = None
     try:
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
         if not isinstance(root, yaml.MappingNode):
-            raise ProfileError(f"{path}:1: a profile is a mapping of keys, as in `title: My board`")
-        walker = _Walker(path, loader)
+            raise raises(f"{path}:1: {what} is a mapping of keys, as in `{example}`")
+        walker = _Walker(path, loader, what, raises)
         values = walker.convert(root, ())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
-        raise ProfileError(
+        raise raises(
             f"{path}:{line}: not valid YAML: {error.problem or error.context}",
             hint="check indentation, colons and quotes",
         ) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ProfileError(f"{path}: not valid YAML: {error}") from None
+        raise raises(f"{path}: not valid YAML: {error}") from None
     finally:
         if loader is not None:
             loader.dispose()
@@ -80,8 +83,8 @@ def read_yaml(path: Path) -> LocatedYaml:
 class _Walker:
     """Turns YAML nodes into plain values and notes their places on the way."""
 
-    def __init__(self, path: Path, loader: yaml.SafeLoader) -> None:
-        self._path, self._loader = path, loader
+    def __init__(self, path: Path, loader: yaml.SafeLoader, what: str, raises: type[RampEdgeError]) -> None:
+        self._path, self._loader, self._what, self._raises = path, loader, what, raises
         self.places: dict[Location, Place] = {}
         self.problems: list[str] = []
 
@@ -90,9 +93,9 @@ class _Walker:
         self.places.setdefault(location, place)
         if len(location) > _MAX_DEPTH:
             # An alias to its own parent would go on for ever.
-            raise ProfileError(f"{place}: nested deeper than {_MAX_DEPTH} levels")
+            raise self._raises(f"{place}: nested deeper than {_MAX_DEPTH} levels")
         if isinstance(node, yaml.CollectionNode) and not node.tag.startswith(_PLAIN_TAGS):
-            raise ProfileError(f"{place}: not valid YAML for a profile: the tag {node.tag!r} is not allowed")
+            raise self._raises(f"{place}: not valid YAML for {self._what}: the tag {node.tag!r} is not allowed")
         if isinstance(node, yaml.MappingNode):
             return self._convert_mapping(node, location)
         if isinstance(node, yaml.SequenceNode):

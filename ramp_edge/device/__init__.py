@@ -1,0 +1,1 @@
+"""Boards: this machine or one behind SSH, what is on them, and what they measure."""

@@ -55,11 +55,7 @@ class LocalTarget:
         except OSError as error:
             return _not_started(argv, error)
         with command:
-            if stdin:
-                # A program may end without reading all of it.
-                with contextlib.suppress(ConnectionFailedError):
-                    command.send(stdin)
-            return command.result(timeout_s)
+            return command.result(timeout_s, stdin)
 
     def start(self, argv: Sequence[str]) -> RunningCommand:
         """Start a program to speak with; see `Target`."""
@@ -112,12 +108,17 @@ class _Lines(threading.Thread):
 
     def run(self) -> None:
         """Read until the end."""
+        line = bytearray()
         with contextlib.suppress(OSError, ValueError):
-            while line := self._stream.readline(MAX_LINE_BYTES):
-                rest = line
-                while rest and not rest.endswith(b"\n"):
-                    rest = self._stream.readline(65536)
-                self.lines.put(line.rstrip(b"\r\n"))
+            while chunk := self._stream.read(65536):
+                *ended, rest = chunk.split(b"\n")
+                for part in ended:
+                    line += part[: MAX_LINE_BYTES - len(line)]
+                    self.lines.put(bytes(line).removesuffix(b"\r"))
+                    line.clear()
+                line += rest[: MAX_LINE_BYTES - len(line)]
+        if line:
+            self.lines.put(bytes(line))
         self.lines.put(None)
 
 
@@ -132,7 +133,7 @@ class _LocalCommand:
         )  # fmt: skip
         assert self._process.stdin and self._process.stdout and self._process.stderr
         self._stdin = self._process.stdin
-        self._stdout = open(self._process.stdout.fileno(), "rb", buffering=65536, closefd=False)  # noqa: SIM115
+        self._stdout = self._process.stdout
         self._errors = _Collector(self._process.stderr)
         self._lines: _Lines | None = None
 
@@ -165,11 +166,10 @@ class _LocalCommand:
             self._lines.lines.put(None)
         return line
 
-    def result(self, timeout_s: float) -> CommandResult:
-        """Wait for its end."""
+    def result(self, timeout_s: float, stdin: bytes = b"") -> CommandResult:
+        """Write `stdin` beside reading, since both pipes are short; then wait for its end."""
         deadline_s = time.monotonic() + timeout_s
-        with contextlib.suppress(OSError):
-            self._stdin.close()
+        threading.Thread(target=self._feed, args=(stdin,), daemon=True).start()
         stdout, truncated = bytearray(), False
         if self._lines is None:
             output = _Collector(self._stdout)
@@ -189,6 +189,13 @@ class _LocalCommand:
             stderr=bytes(self._errors.kept),
             truncated=truncated or self._errors.truncated,
         )
+
+    def _feed(self, data: bytes) -> None:
+        # A program may end without reading all of it.
+        with contextlib.suppress(ConnectionFailedError):
+            self.send(data)
+        with contextlib.suppress(OSError):
+            self._stdin.close()
 
     @property
     def _name(self) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ramp_edge.cli.devices_diff import diff_devices
 from ramp_edge.errors import ProfileError
 
 if TYPE_CHECKING:
@@ -59,14 +60,14 @@ def _print_targets(targets: tuple[DeviceTarget, ...], families: dict[str, str]) 
         "Figures": ["measured" if t.measured else "from documents" for t in targets],
     }
     shown = fitting_columns(columns, _console().width)
-    table = _table(*shown)
+    table = new_table(*shown)
     for row in zip(*(columns[name] for name in shown), strict=True):
         table.add_row(*row)
-    _print(table)
-    names = _table("Family", "Means")
+    print_table(table)
+    names = new_table("Family", "Means")
     for family, member in families.items():
         names.add_row(family, member)
-    _print(names)
+    print_table(names)
 
 
 def fitting_columns(columns: dict[str, list[str]], width: int) -> list[str]:
@@ -92,7 +93,7 @@ def show_device(
     if as_json:
         _print_json(_target_record(target))
         return
-    facts = _table("Field", "Value")
+    facts = new_table("Field", "Value")
     for label, value in (
         ("name", target.name),
         ("title", target.title),
@@ -101,7 +102,10 @@ def show_device(
             "bandwidth, effective of peak",
             f"{_rate(target.bandwidth_effective_bytes_s)} of {_rate(target.bandwidth_peak_bytes_s)}",
         ),
-        ("time per token beside that", f"{target.token_overhead_s * 1e3:g} ms"),
+        (
+            "time beside that",
+            f"{target.token_overhead_s * 1e3:g} ms a token, {target.layer_overhead_s * 1e6:g} us a layer{_in_cache(target)}",
+        ),
         ("backend", target.backend),
         ("decode threads of cores", f"{target.decode_threads} of {target.cores}"),
         ("instruction sets", ", ".join(target.isa)),
@@ -111,8 +115,8 @@ def show_device(
         ("file", str(target.profile_path)),
     ):
         facts.add_row(label, value)
-    _print(facts)
-    types = _table("Type", "Bits", "Decode", "Prefill", "Repacks", "Measured", "Source")
+    print_table(facts)
+    types = new_table("Type", "Bits", "Decode", "Prefill", "Repacks", "Measured", "Source")
     for kind, support in sorted(target.types.items(), key=lambda item: -item[0].bits_per_weight):
         types.add_row(
             kind.name,
@@ -123,7 +127,10 @@ def show_device(
             "yes" if support.measured else "no",
             support.source,
         )
-    _print(types)
+    print_table(types)
+
+
+app.command("diff", epilog="Example:  ramp-edge devices diff raspberry-pi-5-8gb my-board.yaml")(diff_devices)
 
 
 @app.command("validate", epilog="Example:  ramp-edge devices validate my-board.yaml other-board.yaml")
@@ -169,6 +176,9 @@ def _target_record(target: DeviceTarget) -> dict[str, Any]:
         "bandwidth_peak_bytes_s": target.bandwidth_peak_bytes_s,
         "bandwidth_effective_bytes_s": target.bandwidth_effective_bytes_s,
         "token_overhead_s": target.token_overhead_s,
+        "layer_overhead_s": target.layer_overhead_s,
+        "layer_overhead_in_cache_s": target.layer_overhead_in_cache_s,
+        "cache_bytes": target.cache_bytes,
         "cores": target.cores,
         "decode_threads": target.decode_threads,
         "isa": list(target.isa),
@@ -199,13 +209,22 @@ def _memory(target: DeviceTarget) -> str:
     return f"{human_bytes(target.memory_usable_bytes)} of {human_bytes(target.memory_total_bytes)}"
 
 
+def _in_cache(target: DeviceTarget) -> str:
+    from ramp_edge.units import human_bytes
+
+    if not target.cache_bytes:
+        return ""
+    return f" ({target.layer_overhead_in_cache_s * 1e6:g} within the cache of {human_bytes(target.cache_bytes)})"
+
+
 def _rate(bytes_s: float) -> str:
     from ramp_edge.units import human_bytes
 
     return f"{human_bytes(bytes_s)}/s"
 
 
-def _table(*columns: str) -> Table:
+def new_table(*columns: str) -> Table:
+    """A table in the style of all of `devices`."""
     from rich import box
     from rich.table import Table
 
@@ -225,7 +244,8 @@ def _console() -> Console:
     return Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=_PIPE_COLUMNS)
 
 
-def _print(table: Table) -> None:
+def print_table(table: Table) -> None:
+    """Show it, and a blank line."""
     console = _console()
     console.print(table)
     console.print()

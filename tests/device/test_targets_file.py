@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ramp_edge.device.target import TargetSpec
@@ -107,6 +107,7 @@ def test_addresses(text: str, parts: tuple[str | None, str, int | None]) -> None
     assert parse_address(text) == parts
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_no_text_becomes_an_option_or_a_second_word(text: str) -> None:
     try:

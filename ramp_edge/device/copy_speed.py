@@ -44,4 +44,4 @@ def _round(buffers: list) -> float:  # type: ignore[type-arg]
 
 
 if __name__ == "__main__":
-    print(round(copied_bytes_s(int(sys.argv[1]))))
+    sys.stdout.write(f"{round(copied_bytes_s(int(sys.argv[1])))}\n")

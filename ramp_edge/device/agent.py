@@ -41,6 +41,10 @@ class Gone(Exception):
     """Nobody listens any more."""
 
 
+class NotStarted(Exception):
+    """The tool could not be started at all."""
+
+
 class Requests:
     """Lines of stdin, without blocking longer than asked."""
 
@@ -330,10 +334,13 @@ class Tool:
 
 
 def run(request: dict[str, Any], requests: Requests) -> dict[str, Any]:
-    """Run a tool to its end. Raises Gone, OSError where it cannot start, TimeoutError."""
+    """Run a tool to its end. Raises Gone, NotStarted, TimeoutError."""
     guard = Guard()
     try:
-        tool = Tool(request, guard)
+        try:
+            tool = Tool(request, guard)
+        except OSError as error:
+            raise NotStarted(error.strerror or str(error)) from None
         with tool.process, selectors.DefaultSelector() as selector:
             try:
                 follow(request, requests, tool, selector)
@@ -378,9 +385,8 @@ def answer(request: dict[str, Any], requests: Requests) -> dict[str, Any]:
         return {"id": request["id"], "kind": "result", "result": result}
     except TimeoutError:
         return {"id": request["id"], "kind": "error", "cause": "deadline", "text": "it was not done in time"}
-    except OSError as error:
-        text = error.strerror or str(error)
-        return {"id": request["id"], "kind": "error", "cause": "not_started", "errno": error.errno, "text": text}
+    except NotStarted as error:
+        return {"id": request["id"], "kind": "error", "cause": "not_started", "text": str(error)}
 
 
 def main() -> None:

@@ -55,7 +55,6 @@ class _Message:
     at_s: float | None = None
     energy_j: float | None = None
     cause: Literal["deadline", "not_started"] = "not_started"
-    errno: int | None = None
     result: dict[str, Any] | None = None
 
 

@@ -34,6 +34,7 @@ GRACE_S = 15.0
 """How much later than the tool's own deadline the agent must have said so."""
 GREETING_LINES = 100
 """A login script may print something before the agent does."""
+_MISUNDERSTOOD = "run the same command again; if it stays, see what answers there as `python3`, or name another with `python` in targets.yaml"
 T = TypeVar("T")
 
 
@@ -150,11 +151,14 @@ class _Conversation:
             place = ".".join(map(str, first["loc"]))
             raise BoardToolError(
                 f"{self._name} says what is no message ({place + ': ' if place else ''}{first['msg']}): "
-                f"{printable(line, 120)!r}, {len(line)} bytes"
+                f"{printable(line, 120)!r}, {len(line)} bytes",
+                hint=_MISUNDERSTOOD,
             ) from None
         if message.id != expected_id:
             self._broken = True
-            raise BoardToolError(f"{self._name} answers request {message.id} where {expected_id} was asked")
+            raise BoardToolError(
+                f"{self._name} answers request {message.id} where {expected_id} was asked", hint=_MISUNDERSTOOD
+            )
         return message
 
     def shaped(self, kind: type[T], content: dict[str, Any] | None) -> T:
@@ -167,7 +171,9 @@ class _Conversation:
                 f"{'.'.join(map(str, e['loc'])) or 'result'}: {e['msg']}"
                 for e in error.errors(include_url=False, include_input=False)[:5]
             )
-            raise BoardToolError(f"{self._name} answers with the wrong fields: {printable(fields.encode())}") from None
+            raise BoardToolError(
+                f"{self._name} answers with the wrong fields: {printable(fields.encode())}", hint=_MISUNDERSTOOD
+            ) from None
 
     def _read(self, deadline_s: float) -> bytes | None:
         try:

@@ -112,9 +112,14 @@ def test_it_runs_tools_and_gathers(python: str, tmp_path: Path) -> None:
     agent = Conversation(python)
     (tmp_path / "a").write_text("one\n")
     (tmp_path / "b").write_bytes(b"two\xff\0")
-    agent.ask(op="gather", files=[f"{tmp_path}/*", "/nonexistent/*"], commands={"x": ["echo", "y"], "z": ["nonexistent"]})
+    agent.ask(
+        op="gather", files=[f"{tmp_path}/*", "/nonexistent/*"], commands={"x": ["echo", "y"], "z": ["nonexistent"]}
+    )
     message = agent.read()
-    assert message["result"] == {"files": {f"{tmp_path}/a": "one\n", f"{tmp_path}/b": "two�\0"}, "commands": {"x": "y\n"}}
+    assert message["result"] == {
+        "files": {f"{tmp_path}/a": "one\n", f"{tmp_path}/b": "two�\0"},
+        "commands": {"x": "y\n"},
+    }
     agent.run("sh", "-c", "echo out; echo err >&2; exit 3")
     lines, message = agent.rest()
     assert {(line["stream"], line["text"]) for line in lines} == {("stdout", "out"), ("stderr", "err")}
@@ -281,5 +286,3 @@ def test_energy_comes_with_each_line(monkeypatch: pytest.MonkeyPatch, capfd: pyt
     (line,) = [json.loads(text) for text in capfd.readouterr().out.splitlines()]
     assert line["text"] == "x" and line["energy_j"] >= 1.0
     assert result["energy_source"] == "fake"
-
-

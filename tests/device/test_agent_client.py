@@ -58,7 +58,11 @@ def gone(pid: int, within_s: float = 5.0) -> bool:
 def foreign_program(path: Path) -> Path:
     """An ELF header for a processor that is not this one."""
     machine = 183 if os.uname().machine != "aarch64" else 62
-    header = b"\x7fELF\x02\x01\x01" + b"\0" * 9 + struct.pack("<HHIQQQIHHHHHH", 2, machine, 1, 0x400000, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    header = (
+        b"\x7fELF\x02\x01\x01"
+        + b"\0" * 9
+        + struct.pack("<HHIQQQIHHHHHH", 2, machine, 1, 0x400000, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    )
     path.write_bytes(header + b"\0" * 200)
     path.chmod(0o755)
     return path
@@ -136,7 +140,10 @@ def test_exec_prefix_goes_before_the_tool(kind: str, tmp_path: Path) -> None:
 def test_a_program_for_another_processor(kind: str, tmp_path: Path) -> None:
     tool = foreign_program(tmp_path / "llama-bench")
     target = LocalTarget(spec_for(kind), home=tmp_path)
-    with board_agent(target) as agent, pytest.raises(BoardToolError, match=r"it is built for \w+, the board is ") as caught:
+    with (
+        board_agent(target) as agent,
+        pytest.raises(BoardToolError, match=r"it is built for \w+, the board is ") as caught,
+    ):
         run = agent.run(call(str(tool)))
         check_success(target, (str(tool),), run)
     assert caught.value.exit_code == 25
@@ -152,7 +159,14 @@ def test_the_facts_are_the_same_by_both(tmp_path: Path) -> None:
     assert found[0].busy_cores is not None
     changing = {
         name: None
-        for name in ("memory_available_bytes", "swap_used_bytes", "swapped_pages", "load_average", "busy_cores", "throttle_events")
+        for name in (
+            "memory_available_bytes",
+            "swap_used_bytes",
+            "swapped_pages",
+            "load_average",
+            "busy_cores",
+            "throttle_events",
+        )
     } | {"cpu_hz": (), "temperatures_c": {}, "tegrastats": None, "thermal_caps": ()}
     assert replace(found[0], **changing) == replace(found[1], **changing)  # type: ignore[arg-type]
 
@@ -200,7 +214,7 @@ HELLO = 'echo \'{"id":0,"kind":"hello","agent":1,"python":"3.8.0"}\'\nread line\
 HOSTILE = {
     "10 MB line": ("head -c 10000000 /dev/zero | tr '\\0' x; echo\nsleep 60", r"says what is no message .*1048576 bytes"),
     "invalid UTF-8": ("printf '\\377\\376{\\n'; sleep 60", r"says what is no message"),
-    "ANSI codes": ("printf '\\033[2J\\033[31mboo\\n'; sleep 60", r"no message .*' \[2J \[31mboo'"),
+    "ANSI codes": ("printf '\\033[2J\\033[31mboo\\n'; sleep 60", r"no message .*'\[2J \[31mboo'"),
     "a list": ("echo '[1]'; sleep 60", r"says what is no message"),
     "unknown kind": ('echo \'{"id":1,"kind":"dance"}\'; sleep 60', r"kind: Input should be 'line', 'result' or 'error'"),
     "text for a number": ('echo \'{"id":"1","kind":"line"}\'; sleep 60', r"id: Input should be a valid integer"),
@@ -217,7 +231,10 @@ HOSTILE = {
 def test_what_is_no_message_ends_the_bench(case: str, tmp_path: Path) -> None:
     script, expected = HOSTILE[case]
     start_s = time.monotonic()
-    with board_agent(fake_agent(tmp_path, HELLO + script)) as agent, pytest.raises(BoardToolError, match=expected) as caught:
+    with (
+        board_agent(fake_agent(tmp_path, HELLO + script)) as agent,
+        pytest.raises(BoardToolError, match=expected) as caught,
+    ):
         agent.run(call("echo", "x"))
     assert "\x1b" not in caught.value.message
     assert time.monotonic() - start_s < 20
@@ -233,7 +250,10 @@ def test_nothing_more_is_asked_of_an_agent_that_was_not_understood(tmp_path: Pat
 
 def test_an_agent_that_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent_client, "HELLO_TIMEOUT_S", 0.3)
-    with pytest.raises(DeadlineError, match="the agent on board did not answer"), board_agent(fake_agent(tmp_path, "sleep 60")):
+    with (
+        pytest.raises(DeadlineError, match="the agent on board did not answer"),
+        board_agent(fake_agent(tmp_path, "sleep 60")),
+    ):
         pass
     monkeypatch.setattr(agent_client, "HELLO_TIMEOUT_S", 30.0)
     monkeypatch.setattr(agent_client, "GRACE_S", 0.2)

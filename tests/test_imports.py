@@ -43,7 +43,7 @@ DOORS = {
     "typer": ("cli/",),
     "rich": ("cli/",),
     "yaml": ("yaml_source.py", "profile/", "runtime/"),
-    "pydantic": ("profile/", "runtime/", "device/targets_file.py"),
+    "pydantic": ("profile/", "runtime/", "device/"),
     "paramiko": ("device/ssh.py",),
     "platformdirs": ("shipped.py",),
     "gguf": ("codec/", "model/"),

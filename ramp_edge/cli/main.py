@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from ramp_edge import __version__
 from ramp_edge.cli import devices, runtime
+from ramp_edge.cli.bench import BENCH_EXAMPLES, bench_command
 from ramp_edge.cli.build import BUILD_EXAMPLES, build_command
 from ramp_edge.cli.evaluate import evaluate
 from ramp_edge.cli.inspect import inspect_file
@@ -59,6 +60,7 @@ app.command("run", epilog='Example:  ramp-edge run out -p "Once upon a time" --t
 app.command("eval", epilog="Example:  ramp-edge eval out --text wiki.test.raw --reference model-f16.gguf --windows 16")(
     evaluate
 )
+app.command("bench", epilog=BENCH_EXAMPLES)(bench_command)
 app.command("inspect", epilog="Example:  ramp-edge inspect out/model.gguf --sort size")(inspect_file)
 app.add_typer(devices.app, name="devices")
 app.add_typer(runtime.app, name="runtime")

@@ -80,8 +80,8 @@ def bench_command(
     if not target:
         raise UsageError("--target is missing", hint="for example --target local, or pi@192.0.2.7")
     options = BenchOptions(
-        threads=_numbers("--threads", threads),
-        depths=_numbers("--depths", depths),
+        threads=numbers("--threads", threads),
+        depths=numbers("--depths", depths),
         repeats=repeats,
         rounds=rounds,
         timeout_s=timeout,
@@ -113,7 +113,8 @@ def bench_command(
         typer.echo(f"\n  written     {path}")
 
 
-def _numbers(option: str, text: str | None) -> tuple[int, ...] | None:
+def numbers(option: str, text: str | None) -> tuple[int, ...] | None:
+    """A list such as `2,4`. Raises UsageError."""
     if text is None:
         return None
     words = [word.strip() for word in text.split(",")]

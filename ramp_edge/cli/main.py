@@ -19,6 +19,7 @@ from ramp_edge.cli.bench import BENCH_EXAMPLES, bench_command
 from ramp_edge.cli.build import BUILD_EXAMPLES, build_command
 from ramp_edge.cli.evaluate import evaluate
 from ramp_edge.cli.inspect import inspect_file
+from ramp_edge.cli.probe import PROBE_EXAMPLES, probe_command
 from ramp_edge.cli.run import run
 from ramp_edge.cli.stdout import CheckedStdout
 from ramp_edge.errors import RampEdgeError
@@ -61,6 +62,7 @@ app.command("eval", epilog="Example:  ramp-edge eval out --text wiki.test.raw --
     evaluate
 )
 app.command("bench", epilog=BENCH_EXAMPLES)(bench_command)
+app.command("probe", epilog=PROBE_EXAMPLES)(probe_command)
 app.command("inspect", epilog="Example:  ramp-edge inspect out/model.gguf --sort size")(inspect_file)
 app.add_typer(devices.app, name="devices")
 app.add_typer(runtime.app, name="runtime")

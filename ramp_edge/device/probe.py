@@ -20,7 +20,7 @@ from ramp_edge.device.agent_client import board_agent
 from ramp_edge.device.bench_plan import pick_threads, thread_candidates
 from ramp_edge.device.bench_records import SweepPoint, spread
 from ramp_edge.device.facts import BoardFacts
-from ramp_edge.device.llama_tools import BoardTools, SpeedResult, SpeedTest, parse_speeds
+from ramp_edge.device.llama_tools import UNKNOWN_COMMIT, BoardTools, SpeedResult, SpeedTest, parse_speeds
 from ramp_edge.device.speed_fit import Timing
 from ramp_edge.device.target import Target
 from ramp_edge.device.tool_failure import check_success
@@ -35,6 +35,12 @@ REPEAT_S = 0.5
 """A repeat is made about this long."""
 _GEN_RANGE, _PROMPT_RANGE = (8, 512), (32, 512)
 _REPACKED = re.compile(r"REPACK model buffer size = *(?!0\.00 )[\d.]+ MiB")
+_CACHES = """\
+for c in /sys/devices/system/cpu/cpu0/cache/index*; do echo "$(cat "$c/level") $(cat "$c/size")"; done 2>/dev/null
+sysctl -n hw.l2cachesize 2>/dev/null | sed "s/^/2 /"
+exit 0
+"""
+_CACHE = re.compile(r"([1-9]) (\d+)([KM]?)")
 _ASSEMBLE = """\
 set -e
 cat "$1" > "$3.partial"
@@ -87,6 +93,10 @@ class ProbeMeasurements:
     facts_before: BoardFacts
     facts_after: BoardFacts
     runtime_commit: str
+    backends: str | None
+    """As llama-bench names them."""
+    cache_bytes: int | None
+    """The last cache of the first core; None where the system does not tell."""
     copy_bytes_s: float | None
     """Bytes moved by memmove, read and written; None without Python on the board."""
     decode_threads: int
@@ -136,13 +146,23 @@ def _copy_bytes_s(target: Target, events: EventBus) -> float | None:
     return float(said) if result.exit_code == 0 and said.isdigit() else None
 
 
+def _cache_bytes(target: Target) -> int | None:
+    result = target.run(["sh", "-c", _CACHES], timeout_s=30)
+    found = []
+    for line in result.stdout.decode("ascii", "replace").splitlines():
+        if match := _CACHE.fullmatch(line.strip()):
+            found.append((int(match[1]), int(match[2]) * {"": 1, "K": 1024, "M": 1024**2}[match[3]]))
+    return max(found)[1] if found else None
+
+
 class _Probe:
     def __init__(
         self, target: Target, agent: BoardAgent, tools: BoardTools, options: ProbeOptions, events: EventBus
     ) -> None:
         self._target, self._agent, self._tools, self._options, self._events = target, agent, tools, options, events
         self._threads = 1
-        self._commit = "unknown"
+        self._commit = UNKNOWN_COMMIT
+        self._backends: str | None = None
         self._looks: dict[str, tuple[_Lengths, bool]] = {}
 
     def run(
@@ -173,6 +193,8 @@ class _Probe:
             facts_before=before,
             facts_after=self._agent.facts(),
             runtime_commit=self._commit,
+            backends=self._backends,
+            cache_bytes=_cache_bytes(self._target),
             copy_bytes_s=copy_bytes_s,
             decode_threads=self._threads,
             sweep=sweep,
@@ -212,6 +234,7 @@ class _Probe:
         check_success(self._target, argv, run)
         results = parse_speeds(run, test, self._target.spec.name)
         self._commit = results[0].build_commit
+        self._backends = results[0].backends or None
         return results, run.text("stderr")
 
     def _sweep(self, path: str, candidates: Sequence[int]) -> tuple[SweepPoint, ...]:

@@ -45,10 +45,11 @@ class BenchRequest:
 def bench_target(request: BenchRequest, events: EventBus) -> BenchRecord:
     """Measure the models on the target. Everything that can be checked here is checked before the board is asked."""
     sources = read_sources(request.models, events)
-    local = _local_tools(request) if request.spec.is_local else None
+    if request.spec.is_local:
+        _local_tools(request.runtime, request.with_perplexity)
     texts = [bench_text(s, request.text, events) if request.with_perplexity else None for s in sources]
     with connected(request.spec, request.connect) as target:
-        tools, commit = local or (_board_tools(target, request), None)
+        tools, commit = bench_tools(target, request.runtime, with_perplexity=request.with_perplexity)
         models = [s.on_board(_place(target, s), text) for s, text in zip(sources, texts, strict=True)]
         return bench(target, models, tools, request.options, events, runtime_commit=commit)
 
@@ -57,11 +58,21 @@ def _place(target: Target, source: BenchSource) -> str:
     return str(source.file.resolve()) if target.spec.is_local else deployed_model(target, source)
 
 
-def _local_tools(request: BenchRequest) -> tuple[BoardTools, str | None]:
+def bench_tools(target: Target, runtime: str | None, *, with_perplexity: bool) -> tuple[BoardTools, str | None]:
+    """llama.cpp's programs on the board, and the commit that they were built from where we know it.
+
+    `runtime` is their folder; without it this machine's own ones, or the deployed ones. Raises BoardToolError, RuntimeToolError.
+    """
+    if target.spec.is_local:
+        return _local_tools(runtime, with_perplexity)
+    return _board_tools(target, runtime, with_perplexity), None
+
+
+def _local_tools(runtime: str | None, with_perplexity: bool) -> tuple[BoardTools, str | None]:
     """This machine's tools, and the commit that they were built from where we built them."""
     commit = None
-    if request.runtime is not None:
-        folder = Path(request.runtime).resolve()
+    if runtime is not None:
+        folder = Path(runtime).resolve()
     else:
         manifest = load_manifest()
         built = host_tools(manifest)
@@ -71,33 +82,35 @@ def _local_tools(request: BenchRequest) -> tuple[BoardTools, str | None]:
                 hint="ramp-edge runtime build --host builds them; --runtime DIR uses others",
             )
         folder, commit = built, manifest.llama_cpp.commit
-    missing = [name for name in _tool_names(request) if not (folder / name).is_file()]
+    missing = [name for name in _tool_names(with_perplexity) if not (folder / name).is_file()]
     if missing:
         raise RuntimeToolError(f"no {' and no '.join(missing)} in {folder}", hint="give their folder with --runtime")
-    return _tools(str(folder), request), commit
+    return _tools(str(folder), with_perplexity), commit
 
 
-def _board_tools(target: Target, request: BenchRequest) -> BoardTools:
-    folder = request.runtime or deployed_tools(target)
+def _board_tools(target: Target, runtime: str | None, with_perplexity: bool) -> BoardTools:
+    folder = runtime or deployed_tools(target)
     if not posixpath.isabs(folder):
         folder = posixpath.join(target.files.home, folder)
-    missing = [name for name in _tool_names(request) if target.files.facts(posixpath.join(folder, name)) is None]
+    missing = [
+        name for name in _tool_names(with_perplexity) if target.files.facts(posixpath.join(folder, name)) is None
+    ]
     if missing:
         raise BoardToolError(
             f"{target.spec.name}: no {' and no '.join(missing)} in {folder}",
             hint="ramp-edge deploy sends the runtime that fits the board; --runtime names another folder there",
         )
-    return _tools(folder, request)
+    return _tools(folder, with_perplexity)
 
 
-def _tool_names(request: BenchRequest) -> tuple[str, ...]:
-    return (BENCH_TOOL, PERPLEXITY_TOOL) if request.with_perplexity else (BENCH_TOOL,)
+def _tool_names(with_perplexity: bool) -> tuple[str, ...]:
+    return (BENCH_TOOL, PERPLEXITY_TOOL) if with_perplexity else (BENCH_TOOL,)
 
 
-def _tools(folder: str, request: BenchRequest) -> BoardTools:
+def _tools(folder: str, with_perplexity: bool) -> BoardTools:
     return BoardTools(
         bench=posixpath.join(folder, BENCH_TOOL),
-        perplexity=posixpath.join(folder, PERPLEXITY_TOOL) if request.with_perplexity else None,
+        perplexity=posixpath.join(folder, PERPLEXITY_TOOL) if with_perplexity else None,
     )
 
 

@@ -20,6 +20,7 @@ from ramp_edge.runtime.elf import read_elf
 from ramp_edge.runtime.fetch import fetch_source
 from ramp_edge.runtime.manifest import HOST_RECIPE, BuiltOn, Recipe, RuntimeManifest, load_manifest
 from ramp_edge.runtime.recipes import host_recipe
+from ramp_edge.threads import default_threads
 
 try:
     import fcntl
@@ -60,7 +61,8 @@ def build_runtime(
     manifest = manifest or load_manifest()
     if recipe.built_on is BuiltOn.TARGET:
         raise RuntimeToolError(
-            f"{recipe.name} is built on the board itself, not here", hint="ramp-edge deploy sends the source and builds it"
+            f"{recipe.name} is built on the board itself, not here",
+            hint="ramp-edge deploy sends the source and builds it",
         )
     if (ready := ready_runtime(recipe, manifest)) is not None:
         return ready
@@ -124,7 +126,7 @@ def _configure_and_compile(
         generator="Ninja" if shutil.which("ninja") else None,
         compilers=compilers,
     )
-    build = compile_command(recipe, folder=str(folder), jobs=os.cpu_count() or 1, cmake=cmake)
+    build = compile_command(recipe, folder=str(folder), jobs=default_threads(), cmake=cmake)
     with log.open("w", encoding="utf-8") as stream:
         with events.stage(f"configure llama.cpp ({recipe.name})"):
             _run(configure, stream.write, log, environment)

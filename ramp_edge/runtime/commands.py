@@ -38,8 +38,11 @@ def configure_command(
     return (cmake, "-S", source, "-B", folder, *chosen, *flags)
 
 
-def compile_command(recipe: Recipe, *, folder: str, jobs: int, cmake: str = "cmake") -> tuple[str, ...]:
-    """Compile the tools in a folder that `configure_command` made; they appear in its `bin`."""
+def compile_command(recipe: Recipe, *, folder: str, jobs: int | str, cmake: str = "cmake") -> tuple[str, ...]:
+    """Compile the tools in a folder that `configure_command` made; they appear in its `bin`.
+
+    `jobs`: how many compilers at once, or a word that stands for it.
+    """
     return (cmake, "--build", folder, "-j", str(jobs), "--target", *recipe.tools)
 
 

@@ -72,15 +72,16 @@ def pack_source(
                 tar.addfile(info, source)
             stage.advance()
     data = place.read_bytes()
-    return SourceArchive(
-        path=place, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), n_files=len(names)
-    )
+    return SourceArchive(path=place, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), n_files=len(names))
 
 
 def target_build(
-    recipe: Recipe, *, archive: str, folder: str, jobs: int, manifest: RuntimeManifest | None = None
+    recipe: Recipe, *, archive: str, folder: str, jobs: int | str, manifest: RuntimeManifest | None = None
 ) -> TargetBuild:
-    """The commands that build the packed source `archive` in `folder`; both are absolute paths on the board."""
+    """The commands that build the packed source `archive` in `folder`; both are absolute paths on the board.
+
+    `jobs`: how many compilers at once.
+    """
     manifest = manifest or load_manifest()
     _check_on_target(recipe)
     for path in (archive, folder):

@@ -89,7 +89,6 @@ def test_what_is_built_here_is_not_sent_as_source(pack: Pack) -> None:
         target_build(recipe, archive="/a", folder="/b", jobs=1, manifest=manifest)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cuda-sm87", "metal"])
 def test_what_is_sent_configures(name: str, llama_source: Path, tmp_path: Path) -> None:
     """On this machine, so without the GPU's own flags."""

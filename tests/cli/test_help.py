@@ -11,7 +11,7 @@ import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
 VERBS = ["", "build", "run", "eval", "inspect", "devices", "devices list", "devices show", "devices validate",
-         "runtime", "runtime fetch", "runtime build"]  # fmt: skip
+         "runtime", "runtime list", "runtime fetch", "runtime build"]  # fmt: skip
 
 
 def _help(verb: str) -> str:

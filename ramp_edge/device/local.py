@@ -27,6 +27,7 @@ from ramp_edge.errors import BoardStorageError, ConnectionFailedError
 
 _CHUNK_BYTES = 1 << 20
 _COPY_BYTES = 4 << 20
+_DRAIN_S = 0.5
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 
 
@@ -88,7 +89,7 @@ class _LocalCommand(StreamedCommand):
         assert self._process.stdin and self._process.stdout and self._process.stderr
         self._stdin, self._stdout, self._stderr = self._process.stdin, self._process.stdout, self._process.stderr
         os.set_blocking(self._stdin.fileno(), False)
-        super().__init__(Path(argv[0]).name)
+        super().__init__(Path(argv[0]).name, _DRAIN_S)
 
     def _read_stdout(self, limit_bytes: int) -> bytes:
         return _read(self._stdout, limit_bytes)

@@ -6,12 +6,14 @@ paramiko is used here and in the other `ssh_*` files of this folder, and nowhere
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from ramp_edge.device.ssh_command import SshCommand
 from ramp_edge.device.ssh_connect import connect
 from ramp_edge.device.ssh_files import SshFiles
+from ramp_edge.device.ssh_guard import ANSWER_S
 from ramp_edge.device.ssh_route import find_route
 from ramp_edge.device.target import BoardFiles, CommandResult, RunningCommand, TargetSpec, checked_arguments
 
@@ -41,11 +43,14 @@ class SshTarget:
 
     def run(self, argv: Sequence[str], *, timeout_s: float, stdin: bytes = b"") -> CommandResult:
         """Run a program to its end; see `Target`."""
-        command = SshCommand(self._connection.transport, self._connection.guard, checked_arguments(argv))
+        deadline_s = time.monotonic() + timeout_s
+        command = SshCommand(
+            self._connection.transport, self._connection.guard, checked_arguments(argv), min(ANSWER_S, timeout_s)
+        )
         with command:
             if stdin:
                 command.feed(stdin, timeout_s)
-            return command.result(timeout_s)
+            return command.result(deadline_s - time.monotonic())
 
     def start(self, argv: Sequence[str]) -> RunningCommand:
         """Start a program to speak with; see `Target`."""

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import queue
-import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +16,7 @@ import paramiko
 
 from ramp_edge.device.known_hosts import add_key, fingerprint, host_name, known_keys
 from ramp_edge.device.ssh_guard import Guard
+from ramp_edge.device.ssh_proxy import Proxy
 from ramp_edge.device.ssh_route import Route
 from ramp_edge.device.target import printable
 from ramp_edge.errors import AuthenticationError, ConnectionFailedError, DeadlineError, HostKeyError
@@ -39,12 +37,13 @@ class Connection:
 
     transport: paramiko.Transport
     guard: Guard
-    proxy: subprocess.Popen[bytes] | None
+    proxy: Proxy | None
 
     def close(self) -> None:
         """End it; harmless when repeated."""
         self.guard.close()
-        _end_proxy(self.proxy)
+        if self.proxy is not None:
+            self.proxy.end()
 
 
 def connect(route: Route, timeout_s: float, *, accept_new_host_key: bool) -> Connection:
@@ -54,7 +53,8 @@ def connect(route: Route, timeout_s: float, *, accept_new_host_key: bool) -> Con
     """
     deadline_s = time.monotonic() + timeout_s
     known = known_keys(route.known_hosts, route.key_name, route.key_port)
-    channel, proxy = _open_socket(route, deadline_s, timeout_s)
+    proxy = Proxy(route.proxy_command) if route.proxy_command is not None else None
+    channel = proxy.channel if proxy is not None else _dial(route, deadline_s, timeout_s)
     transport = None
     try:
         transport = paramiko.Transport(channel)
@@ -69,39 +69,21 @@ def connect(route: Route, timeout_s: float, *, accept_new_host_key: bool) -> Con
         with guard.within(_left(deadline_s), "logging in"):
             _authenticate(transport, route)
         transport.set_keepalive(_KEEPALIVE_S)
-    except BaseException:
+    except BaseException as error:
         if transport is not None:
             Guard(transport, route.address).close()
         channel.close()
-        _end_proxy(proxy)
+        if proxy is not None:
+            said = proxy.last_words()
+            proxy.end()
+            if said and isinstance(error, ConnectionFailedError):
+                raise ConnectionFailedError(f"{error.message}; its ProxyCommand says: {said}") from error
         raise
     return Connection(transport=transport, guard=guard, proxy=proxy)
 
 
 def _left(deadline_s: float) -> float:
     return max(0.1, deadline_s - time.monotonic())
-
-
-def _open_socket(
-    route: Route, deadline_s: float, timeout_s: float
-) -> tuple[socket.socket, subprocess.Popen[bytes] | None]:
-    if route.proxy_command is None:
-        return _dial(route, deadline_s, timeout_s), None
-    ours, theirs = socket.socketpair()
-    with theirs:
-        # The configuration's words are the user's own shell command, as for ssh.
-        proxy = subprocess.Popen(
-            route.proxy_command, shell=True, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=subprocess.DEVNULL, start_new_session=True
-        )  # fmt: skip
-    return ours, proxy
-
-
-def _end_proxy(proxy: subprocess.Popen[bytes] | None) -> None:
-    if proxy is not None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(proxy.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            proxy.wait(1)
 
 
 def _dial(route: Route, deadline_s: float, timeout_s: float) -> socket.socket:

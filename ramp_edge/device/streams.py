@@ -25,8 +25,6 @@ SEND_STALL_S = 60.0
 _READ_BYTES = 65536
 _QUEUED_LINES = 16
 """Of at most MAX_LINE_BYTES each; more waits in the pipe and not in our memory."""
-_DRAIN_S = 5.0
-"""After a program's end its output may still be under way; with nothing new for so long, someone else holds the pipe open."""
 Read = Callable[[int], bytes]
 """Up to that many bytes, none at the end."""
 
@@ -52,13 +50,14 @@ class Collector(threading.Thread):
             self._kept += chunk[: max(0, room)]
             self.truncated = self.truncated or len(chunk) > room
 
-    def finish(self, deadline_s: float) -> None:
-        """Wait for the end of the stream, but not for one that stays open and silent."""
+    def finish(self, deadline_s: float, silence_s: float) -> None:
+        """Wait for the end of the stream, but not for one that stays open and silent for `silence_s`: it counts as cut."""
         while self.is_alive() and (left_s := deadline_s - time.monotonic()) > 0:
             before = self._received_bytes
-            self.join(min(left_s, _DRAIN_S))
+            self.join(min(left_s, silence_s))
             if self._received_bytes == before:
-                return
+                break
+        self.truncated = self.truncated or self.is_alive()
 
 
 class Lines(threading.Thread):
@@ -116,9 +115,11 @@ class StreamedCommand(ABC):
     A subclass opens its streams first and calls `__init__` last: reading begins there.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, drain_s: float) -> None:
         self._name = name
         """Of the program, for messages."""
+        self._drain_s = drain_s
+        """Output may still be under way at the program's end; with nothing new for so long, another holds the stream open."""
         self._errors = Collector(self._read_stderr)
         self._output: Collector | None = None
         self._lines: Lines | None = None
@@ -189,12 +190,12 @@ class StreamedCommand(ABC):
         if self._lines is None:
             output = self._output = Collector(self._read_stdout)
             code = self._exit_code(deadline_s, timeout_s)
-            output.finish(deadline_s)
+            output.finish(deadline_s, self._drain_s)
             stdout, truncated = output.kept, output.truncated
         else:
             stdout, truncated = self._remaining_lines(deadline_s, timeout_s)
             code = self._exit_code(deadline_s, timeout_s)
-        self._errors.finish(deadline_s)
+        self._errors.finish(deadline_s, self._drain_s)
         return CommandResult(
             exit_code=code,
             stdout=stdout,

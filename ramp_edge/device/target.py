@@ -64,7 +64,7 @@ class CommandResult:
     stdout: bytes
     stderr: bytes
     truncated: bool = False
-    """More came than MAX_OUTPUT_BYTES on either stream."""
+    """More came than MAX_OUTPUT_BYTES on either stream, or more may come from what the program left behind."""
 
     @property
     def error_text(self) -> str:

@@ -23,7 +23,7 @@ class Proxy:
 
     def __init__(self, command: str) -> None:
         self.channel, theirs = socket.socketpair()
-        self._errors: IO[bytes] = tempfile.TemporaryFile()
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         with theirs:
             # The user's own shell command, out of the user's own configuration.
             self._process = subprocess.Popen(

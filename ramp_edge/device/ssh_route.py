@@ -53,15 +53,12 @@ class Route:
 def find_route(spec: TargetSpec, ssh_folder: Path) -> Route:
     """The way to a board. Raises TargetsFileError where names or the configuration make no sense."""
     assert spec.host is not None
-    config = _lookup(ssh_folder, spec.host)
-    host, user = config.get("hostname", spec.host), spec.user or config.get("user") or getpass.getuser()
-    for what, name in (("host", spec.host), ("host", host), ("user", user)):
-        if name.startswith("-") or _UNSAFE.search(name):
-            raise TargetsFileError(
-                f"{spec.name}: {name!r} cannot be a {what} name: it starts with a dash or holds a character of the shell's"
-            )
+    _check_names(spec, spec.host, spec.user)
+    config = _lookup(ssh_folder, spec)
+    host, user = config.get("hostname", spec.host), config.get("user") or getpass.getuser()
+    _check_names(spec, host, user)
     try:
-        port = spec.port or int(config.get("port", SSH_PORT))
+        port = int(config.get("port", SSH_PORT))
     except ValueError:
         raise TargetsFileError(f"{ssh_folder / 'config'}: Port {config['port']!r} is not a number") from None
     named = [spec.identity_file] if spec.identity_file else []
@@ -82,6 +79,14 @@ def find_route(spec: TargetSpec, ssh_folder: Path) -> Route:
     )
 
 
+def _check_names(spec: TargetSpec, host: str, user: str | None) -> None:
+    for what, name in (("host", host), ("user", user or "")):
+        if name.startswith("-") or _UNSAFE.search(name):
+            raise TargetsFileError(
+                f"{spec.name}: {name!r} cannot be a {what} name: it starts with a dash or holds a character of the shell's"
+            )
+
+
 def _proxy(config: paramiko.SSHConfigDict, host: str, port: int) -> str | None:
     if command := config.get("proxycommand"):
         return str(command)
@@ -98,11 +103,13 @@ def _proxy(config: paramiko.SSHConfigDict, host: str, port: int) -> str | None:
     return shlex.join(["ssh", *via, *port_words, "-oServerAliveInterval=10", "-W", forward, "--", last])
 
 
-def _lookup(ssh_folder: Path, host: str) -> paramiko.SSHConfigDict:
+def _lookup(ssh_folder: Path, spec: TargetSpec) -> paramiko.SSHConfigDict:
     path = ssh_folder / "config"
+    # The first word on anything wins, and what it is goes into ProxyCommand.
+    first = [f"{key} {value}" for key, value in (("Port", spec.port), ("User", spec.user)) if value is not None]
     try:
-        text = "\n".join(_with_includes(path, ssh_folder, 0))
-        return paramiko.SSHConfig.from_text(text).lookup(host)
+        text = "\n".join([*first, *_with_includes(path, ssh_folder, 0)])
+        return paramiko.SSHConfig.from_text(text).lookup(spec.host or "")
     except ImportError:
         raise TargetsFileError(
             f"{path}: `Match exec` is not supported here", hint="use Host patterns instead"

@@ -260,7 +260,7 @@ def test_a_proxy_command_carries_the_connection(shared_sshd: Any, client: Path, 
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
     (client / "config").write_text("ProxyCommand echo 'no way to %h' >&2; exit 1\n")
-    with pytest.raises(ConnectionFailedError, match="says: no way to 127.0.0.1"):
+    with pytest.raises(ConnectionFailedError, match=r"says: no way to 127\.0\.0\.1"):
         reach(shared_sshd, client)
 
 

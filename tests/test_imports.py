@@ -44,7 +44,7 @@ DOORS = {
     "rich": ("cli/",),
     "yaml": ("yaml_source.py", "profile/", "runtime/"),
     "pydantic": ("profile/", "runtime/", "device/"),
-    "paramiko": ("device/ssh.py",),
+    "paramiko": ("device/ssh",),
     "platformdirs": ("shipped.py",),
     "gguf": ("codec/", "model/"),
     "numba": ("quantize/fitting.py",),

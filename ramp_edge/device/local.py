@@ -5,31 +5,29 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import queue
+import select
 import shutil
 import signal
 import subprocess
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import IO, BinaryIO
 
+from ramp_edge.device.streams import TICK_S, StreamedCommand
 from ramp_edge.device.target import (
-    MAX_LINE_BYTES,
-    MAX_OUTPUT_BYTES,
     BoardFiles,
     CommandResult,
     FileFacts,
     RunningCommand,
     TargetSpec,
+    checked_arguments,
 )
-from ramp_edge.errors import BoardStorageError, ConnectionFailedError, DeadlineError
+from ramp_edge.errors import BoardStorageError, ConnectionFailedError
 
 _CHUNK_BYTES = 1 << 20
 _COPY_BYTES = 4 << 20
+_DRAIN_S = 0.5
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 
 
@@ -51,16 +49,18 @@ class LocalTarget:
     def run(self, argv: Sequence[str], *, timeout_s: float, stdin: bytes = b"") -> CommandResult:
         """Run a program to its end; see `Target`."""
         try:
-            command = _LocalCommand(argv)
+            command = _LocalCommand(checked_arguments(argv))
         except OSError as error:
             return _not_started(argv, error)
         with command:
-            return command.result(timeout_s, stdin)
+            if stdin:
+                command.feed(stdin, timeout_s)
+            return command.result(timeout_s)
 
     def start(self, argv: Sequence[str]) -> RunningCommand:
         """Start a program to speak with; see `Target`."""
         try:
-            return _LocalCommand(argv)
+            return _LocalCommand(checked_arguments(argv))
         except OSError as error:
             # The same end as over SSH, where a shell reports it.
             return _LocalCommand(["sh", "-c", 'echo "$1" >&2; exit "$2"', "sh", *_shell_words(argv, error)])
@@ -79,145 +79,58 @@ def _not_started(argv: Sequence[str], error: OSError) -> CommandResult:
     return CommandResult(exit_code=code, stdout=b"", stderr=f"{argv[0]}: {error.strerror}".encode())
 
 
-class _Collector(threading.Thread):
-    """Reads a stream to its end and keeps the first MAX_OUTPUT_BYTES."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        super().__init__(daemon=True)
-        self._stream, self.kept, self.truncated = stream, bytearray(), False
-        self.start()
-
-    def run(self) -> None:
-        """Read until the end."""
-        with contextlib.suppress(OSError, ValueError):
-            while chunk := self._stream.read(65536):
-                room = MAX_OUTPUT_BYTES - len(self.kept)
-                self.kept += chunk[:room]
-                self.truncated = self.truncated or len(chunk) > room
-
-
-class _Lines(threading.Thread):
-    """Reads a stream line by line into a queue; what is longer than MAX_LINE_BYTES of a line is thrown away."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        super().__init__(daemon=True)
-        self._stream = stream
-        # Bounded, so that a flood waits in the pipe and not in our memory.
-        self.lines: queue.Queue[bytes | None] = queue.Queue(maxsize=256)
-        self.start()
-
-    def run(self) -> None:
-        """Read until the end."""
-        line = bytearray()
-        with contextlib.suppress(OSError, ValueError):
-            while chunk := self._stream.read(65536):
-                *ended, rest = chunk.split(b"\n")
-                for part in ended:
-                    line += part[: MAX_LINE_BYTES - len(line)]
-                    self.lines.put(bytes(line).removesuffix(b"\r"))
-                    line.clear()
-                line += rest[: MAX_LINE_BYTES - len(line)]
-        if line:
-            self.lines.put(bytes(line))
-        self.lines.put(None)
-
-
-class _LocalCommand:
+class _LocalCommand(StreamedCommand):
     """A subprocess in a process group of its own, so that its children end with it."""
 
     def __init__(self, argv: Sequence[str]) -> None:
-        # Named relative to a folder that changes nothing: not the caller's, not the board's.
         self._process = subprocess.Popen(
-            list(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-            bufsize=0,
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, bufsize=0
         )  # fmt: skip
         assert self._process.stdin and self._process.stdout and self._process.stderr
-        self._stdin = self._process.stdin
-        self._stdout = self._process.stdout
-        self._errors = _Collector(self._process.stderr)
-        self._lines: _Lines | None = None
+        self._stdin, self._stdout, self._stderr = self._process.stdin, self._process.stdout, self._process.stderr
+        os.set_blocking(self._stdin.fileno(), False)
+        super().__init__(Path(argv[0]).name, _DRAIN_S)
 
-    def __enter__(self) -> RunningCommand:
-        return self
+    def _read_stdout(self, limit_bytes: int) -> bytes:
+        return _read(self._stdout, limit_bytes)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end()
+    def _read_stderr(self, limit_bytes: int) -> bytes:
+        return _read(self._stderr, limit_bytes)
 
-    def send(self, data: bytes) -> None:
-        """Write to its stdin."""
-        view = memoryview(data)
+    def _write(self, data: memoryview) -> int:
         try:
-            while view:
-                view = view[self._stdin.write(view[:_CHUNK_BYTES]) or 0 :]
+            if not select.select([], [self._stdin], [], TICK_S)[1]:
+                return 0
+            return self._stdin.write(data[:_CHUNK_BYTES]) or 0
         except (OSError, ValueError) as error:
             raise ConnectionFailedError(f"{self._name} closed its input: {error}") from error
 
-    def read_line(self, timeout_s: float) -> bytes | None:
-        """The next line of its stdout."""
-        if self._lines is None:
-            self._lines = _Lines(self._stdout)
-        try:
-            line = self._lines.lines.get(timeout=timeout_s)
-        except queue.Empty:
-            raise DeadlineError(f"{self._name} said nothing for {timeout_s:.0f} s") from None
-        if line is None:
-            self._lines.lines.put(None)
-        return line
-
-    def result(self, timeout_s: float, stdin: bytes = b"") -> CommandResult:
-        """Write `stdin` beside reading, since both pipes are short; then wait for its end."""
-        deadline_s = time.monotonic() + timeout_s
-        threading.Thread(target=self._feed, args=(stdin,), daemon=True).start()
-        stdout, truncated = bytearray(), False
-        if self._lines is None:
-            output = _Collector(self._stdout)
-            self._wait(deadline_s, timeout_s)
-            output.join(max(0.0, deadline_s - time.monotonic()))
-            stdout, truncated = output.kept, output.truncated
-        else:
-            while (line := self.read_line(max(0.0, deadline_s - time.monotonic()))) is not None:
-                room = MAX_OUTPUT_BYTES - len(stdout)
-                stdout += (line + b"\n")[: max(0, room)]
-                truncated = truncated or len(line) + 1 > room
-            self._wait(deadline_s, timeout_s)
-        self._errors.join(max(0.0, deadline_s - time.monotonic()))
-        return CommandResult(
-            exit_code=self._process.returncode,
-            stdout=bytes(stdout),
-            stderr=bytes(self._errors.kept),
-            truncated=truncated or self._errors.truncated,
-        )
-
-    def _feed(self, data: bytes) -> None:
-        # A program may end without reading all of it.
-        with contextlib.suppress(ConnectionFailedError):
-            self.send(data)
+    def _close_stdin(self) -> None:
         with contextlib.suppress(OSError):
             self._stdin.close()
 
-    @property
-    def _name(self) -> str:
-        arguments = self._process.args
-        assert isinstance(arguments, list)
-        return Path(arguments[0]).name
-
-    def _wait(self, deadline_s: float, timeout_s: float) -> None:
+    def _wait(self, timeout_s: float) -> int | None:
         try:
-            self._process.wait(max(0.0, deadline_s - time.monotonic()))
+            return self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            self._end()
-            raise DeadlineError(f"{self._name} was not done after {timeout_s:.0f} s and was ended") from None
+            return None
 
     def _end(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        for stream in (self._stdin, self._stdout, self._process.stderr):
+
+    def _close(self) -> None:
+        for stream in (self._stdin, self._stdout, self._stderr):
             with contextlib.suppress(OSError):
-                assert stream is not None
                 stream.close()
+
+
+def _read(stream: IO[bytes], limit_bytes: int) -> bytes:
+    try:
+        return stream.read(limit_bytes)
+    except (OSError, ValueError):  # closed meanwhile
+        return b""
 
 
 @contextmanager
@@ -267,8 +180,9 @@ class _LocalFiles:
     def append(
         self, path: str, source: BinaryIO, size_bytes: int, offset: int, on_bytes: Callable[[int], None]
     ) -> None:
-        with _refused(path), Path(path).open("r+b" if offset else "wb") as stream:
-            stream.seek(offset)
+        with _refused(path), Path(path).open("ab" if offset else "wb") as stream:
+            if stream.tell() != offset:
+                raise BoardStorageError(f"{path} has {stream.tell()} bytes and not the {offset} that were there before")
             left = size_bytes - offset
             while left > 0 and (chunk := source.read(min(_COPY_BYTES, left))):
                 stream.write(chunk)
@@ -279,9 +193,26 @@ class _LocalFiles:
         with _refused(new):
             Path(old).replace(new)
 
+    def link(self, path: str, to: str) -> None:
+        with _refused(path):
+            fresh = Path(f"{path}.new")
+            fresh.unlink(missing_ok=True)
+            fresh.symlink_to(to)
+            fresh.replace(path)
+
+    def link_text(self, path: str) -> str | None:
+        try:
+            return str(Path(path).readlink())
+        except OSError:
+            return None
+
     def set_mode(self, path: str, mode: int) -> None:
         with _refused(path):
             Path(path).chmod(mode)
+
+    def set_modified(self, path: str, modified_s: int) -> None:
+        with _refused(path):
+            os.utime(path, (modified_s, modified_s))
 
     def remove(self, path: str) -> None:
         with _refused(path):

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Protocol
 
+from ramp_edge.errors import UsageError
+
 DEFAULT_FOLDER = "ramp-edge"
 """Below the user's home on the board: the one folder that is ever touched."""
 MAX_OUTPUT_BYTES = 4 << 20
@@ -58,11 +60,11 @@ class CommandResult:
     """A program that ended."""
 
     exit_code: int
-    """Negative: ended by that signal, where the board tells."""
+    """Negative: ended by that signal; -1 also where the board does not tell which."""
     stdout: bytes
     stderr: bytes
     truncated: bool = False
-    """More came than MAX_OUTPUT_BYTES on either stream."""
+    """More came than MAX_OUTPUT_BYTES on either stream, or more may come from what the program left behind."""
 
     @property
     def error_text(self) -> str:
@@ -94,7 +96,7 @@ class RunningCommand(Protocol):
     ) -> None: ...
 
     def send(self, data: bytes) -> None:
-        """Write to its stdin. Raises ConnectionFailedError where it is gone."""
+        """Write to its stdin. Raises ConnectionFailedError where it is gone, DeadlineError where it does not read."""
         ...
 
     def read_line(self, timeout_s: float) -> bytes | None:
@@ -136,15 +138,30 @@ class BoardFiles(Protocol):
     def append(
         self, path: str, source: BinaryIO, size_bytes: int, offset: int, on_bytes: Callable[[int], None]
     ) -> None:
-        """Continue (or begin) a file at `offset` with what `source`, positioned there, still holds up to `size_bytes`."""
+        """Continue a file at `offset`, its present size, with what `source`, positioned there, still holds up to `size_bytes`.
+
+        Offset 0 begins it anew. `on_bytes` learns of every piece that was handed over.
+        """
         ...
 
     def rename(self, old: str, new: str) -> None:
         """Replaces what is there."""
         ...
 
+    def link(self, path: str, to: str) -> None:
+        """A symbolic link at `path` that says `to`, in one step where there is a link already."""
+        ...
+
+    def link_text(self, path: str) -> str | None:
+        """What a symbolic link says; None where there is none."""
+        ...
+
     def set_mode(self, path: str, mode: int) -> None:
         """Permission bits."""
+        ...
+
+    def set_modified(self, path: str, modified_s: int) -> None:
+        """The time of the last change, in seconds since 1970."""
         ...
 
     def remove(self, path: str) -> None:
@@ -172,7 +189,8 @@ class Target(Protocol):
     def run(self, argv: Sequence[str], *, timeout_s: float, stdin: bytes = b"") -> CommandResult:
         """Run a program to its end. Raises DeadlineError (the program is ended), ConnectionFailedError.
 
-        A program that cannot be started gives exit code 126 or 127, as in a shell.
+        A program that cannot be started gives exit code 126 or 127, as in a shell. Raises UsageError for arguments that no
+        program can be given.
         """
         ...
 
@@ -183,6 +201,16 @@ class Target(Protocol):
     def close(self) -> None:
         """End the connection; harmless when repeated."""
         ...
+
+
+def checked_arguments(argv: Sequence[str]) -> list[str]:
+    """The arguments as a list. Raises UsageError where there is none, or a NUL byte in one: it would cut the argument short."""
+    if not argv or not argv[0]:
+        raise UsageError("there is no program to run on the board")
+    for word in argv:
+        if "\0" in word:
+            raise UsageError(f"{word!r} cannot be given to a program: it holds a NUL byte")
+    return list(argv)
 
 
 def printable(raw: bytes, limit: int = 300) -> str:

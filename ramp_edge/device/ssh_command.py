@@ -1,0 +1,130 @@
+"""A program on a board, over a channel of the connection."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import secrets
+import shlex
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import PurePosixPath
+
+import paramiko
+
+from ramp_edge.device.ssh_guard import ANSWER_S, Guard
+from ramp_edge.device.streams import TICK_S, StreamedCommand
+from ramp_edge.errors import BoardToolError, ConnectionFailedError, RampEdgeError
+
+# A shell on the board tells its process id, to end the program by (sshd does it for no root, and paramiko cannot ask for it), and
+# which signal ended the program, which paramiko does not hear about. The login shell, whichever it is, sees plain words in quotes.
+_SCRIPT = 'printf "%s %s\\n" "$1" "$$" >&2; shift; "$@"; exit "$?"'
+_END = """\
+group=$(cut -d " " -f 5 "/proc/$1/stat" 2>/dev/null || ps -o pgid= -p "$1" | tr -d " ")
+exec kill -KILL -- "-${group:?}"
+"""
+_SIGNAL_BASE = 128
+_DRAIN_S = 3.0
+_TELLS_S, _ENDS_S = 2.0, 5.0
+_MAX_GREETING_BYTES = 65536
+"""A login shell may say something of its own before the program starts."""
+CHUNK_BYTES = 65536
+"""Two of OpenSSH's packets: the quickest piece to send (figures: docs/deploy.md)."""
+
+
+def command_line(argv: Sequence[str], mark: str) -> bytes:
+    """What the login shell is given, so that the program gets exactly `argv`; the first line on stderr is `mark` and a number."""
+    return shlex.join(["sh", "-c", _SCRIPT, "sh", mark, *argv]).encode("utf-8", "surrogateescape")
+
+
+class SshCommand(StreamedCommand):
+    """A program on a board, in a process group of its own there."""
+
+    def __init__(
+        self, transport: paramiko.Transport, guard: Guard, argv: Sequence[str], answer_s: float = ANSWER_S
+    ) -> None:
+        self._transport, self._guard = transport, guard
+        name = PurePosixPath(argv[0]).name
+        mark = secrets.token_hex(8)
+        self._process_line = re.compile(rf"{mark} (\d{{1,9}})\n".encode())
+        self._process_id: int | None = None
+        self._told = threading.Event()
+        self._greeting: bytearray | None = bytearray()
+        """What came on stderr before the process id."""
+        guard.check(name)
+        with guard.within(answer_s, f"starting {name}"):
+            try:
+                self._channel = transport.open_session(timeout=answer_s)
+            except paramiko.ChannelException as error:
+                raise BoardToolError(f"{guard.address}: no session for {name}: {error.text}") from error
+            self._channel.exec_command(command_line(argv, mark))
+            self._channel.settimeout(TICK_S)
+        super().__init__(name, _DRAIN_S)
+
+    def _read_stdout(self, limit_bytes: int) -> bytes:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                return self._channel.recv(limit_bytes)
+
+    def _read_stderr(self, limit_bytes: int) -> bytes:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                chunk = self._channel.recv_stderr(limit_bytes)
+                if self._greeting is None:
+                    return chunk
+                self._greeting += chunk
+                if (found := self._process_line.search(self._greeting)) is not None:
+                    self._process_id = int(found[1])
+                    self._told.set()
+                    del self._greeting[found.start() : found.end()]
+                if found is not None or not chunk or len(self._greeting) > _MAX_GREETING_BYTES:
+                    rest, self._greeting = bytes(self._greeting), None
+                    if rest or not chunk:
+                        return rest
+
+    def _write(self, data: memoryview) -> int:
+        with self._guard.within(TICK_S + ANSWER_S, f"sending to {self._name}"):
+            try:
+                return self._channel.send(bytes(data[:CHUNK_BYTES]))
+            except TimeoutError:
+                return 0
+            except OSError as error:
+                self._guard.check(f"sending to {self._name}")
+                raise ConnectionFailedError(f"{self._name} on {self._guard.address} closed its input") from error
+
+    def _close_stdin(self) -> None:
+        self._quietly(self._channel.shutdown_write)
+
+    def _wait(self, timeout_s: float) -> int | None:
+        deadline_s = time.monotonic() + timeout_s
+        while not self._channel.status_event.wait(min(TICK_S, max(0.0, deadline_s - time.monotonic()))):
+            if self._channel.closed:
+                break
+            if time.monotonic() >= deadline_s:
+                return None
+        code = self._channel.exit_status
+        if code < 0:
+            self._guard.check(f"waiting for {self._name}")
+        # 128 + number is how a shell tells of a signal.
+        return _SIGNAL_BASE - code if _SIGNAL_BASE < code <= _SIGNAL_BASE + signal.NSIG else code
+
+    def _end(self) -> None:
+        if self._channel.closed or self._channel.exit_status_ready() or not self._told.wait(_TELLS_S):
+            return
+        process_id, self._process_id = self._process_id, None
+        if process_id is None:
+            return  # once is enough
+        with contextlib.suppress(RampEdgeError):
+            ending = SshCommand(self._transport, self._guard, ["sh", "-c", _END, "sh", str(process_id)], _ENDS_S)
+            with ending:
+                ending.result(_ENDS_S)
+
+    def _close(self) -> None:
+        self._quietly(self._channel.close)
+
+    def _quietly(self, act: Callable[[], object]) -> None:
+        """Do something that no longer matters where the connection is gone."""
+        with contextlib.suppress(OSError, RampEdgeError), self._guard.within(ANSWER_S, f"ending {self._name}"):
+            act()

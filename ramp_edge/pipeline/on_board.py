@@ -16,6 +16,9 @@ from ramp_edge.pipeline.output_folder import MODEL_FILE, RECORD_FILE
 
 CURRENT = "current"
 RELEASES = "releases"
+RUNTIMES = "runtimes"
+"""What the board built for itself, a folder each; finished where it holds STAMP."""
+STAMP = "built"
 BIN = "bin"
 _RECORD_LIMIT_BYTES = 64 << 20
 
@@ -38,8 +41,15 @@ def deployed_model(target: Target, source: BenchSource) -> str:
 
 
 def deployed_tools(target: Target) -> str:
-    """Folder of the runtime's programs on the board."""
-    return posixpath.join(target_folder(target), CURRENT, BIN)
+    """Folder of the runtime's programs on the board: those that were sent, else those that it built for itself."""
+    folder, files = target_folder(target), target.files
+    sent = posixpath.join(folder, CURRENT, BIN)
+    if files.facts(sent) is None:
+        for name in files.names(posixpath.join(folder, RUNTIMES)):
+            built = posixpath.join(folder, RUNTIMES, name)
+            if files.facts(posixpath.join(built, STAMP)) is not None:
+                return posixpath.join(built, "build", BIN)
+    return sent
 
 
 def _recorded_sha256(target: Target, release: str) -> str | None:

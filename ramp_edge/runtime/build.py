@@ -136,7 +136,7 @@ def _configure_and_compile(
             def watch(line: str) -> None:
                 nonlocal done
                 stream.write(line)
-                percent = _percent(line)
+                percent = compile_percent(line)
                 if percent > done:
                     stage.advance(percent - done)
                     done = percent
@@ -163,7 +163,8 @@ def _check_programs(recipe: Recipe, folder: Path) -> None:
             )
 
 
-def _percent(line: str) -> int:
+def compile_percent(line: str) -> int:
+    """How far a build is, by a line of its output; 0 where the line does not say."""
     if match := _NINJA_STEP.match(line):
         return 100 * int(match.group(1)) // max(1, int(match.group(2)))
     match = _MAKE_STEP.match(line)

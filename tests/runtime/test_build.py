@@ -57,7 +57,7 @@ def test_a_full_cache_is_no_fault_of_cmake(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(runtime_build, "_percent", full)
+    monkeypatch.setattr(runtime_build, "compile_percent", full)
     with pytest.raises(CacheError, match="the disk is full"):
         build_host_tools(EventBus(), archive, manifest)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
-VERBS = ["", "build", "run", "eval", "inspect", "devices", "devices list", "devices show", "devices validate",
+VERBS = ["", "build", "run", "eval", "bench", "inspect", "devices", "devices list", "devices show", "devices validate",
          "runtime", "runtime fetch", "runtime build"]  # fmt: skip
 
 

@@ -158,7 +158,15 @@ print("HEAVY", [name for name in {heavy!r} if name in sys.modules])
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["build", "--help"], ["devices", "--help"], ["devices", "list"], ["run", "--help"]],
+    [
+        ["--help"],
+        ["--version"],
+        ["build", "--help"],
+        ["devices", "--help"],
+        ["devices", "list"],
+        ["run", "--help"],
+        ["bench", "--help"],
+    ],
     ids=" ".join,
 )
 def test_help_is_light(arguments: list[str], tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def bench_command(
     target: Annotated[
         str,
         typer.Option(
-            "--target", "-t", help="A name in targets.yaml, local, or [user@]host[:port].", envvar="RAMP_EDGE_TARGET"
+            "--target", "-t", help="A name in targets.yaml, local, or user@host:port.", envvar="RAMP_EDGE_TARGET"
         ),
     ] = "",
     against: Annotated[

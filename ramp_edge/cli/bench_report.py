@@ -63,6 +63,7 @@ def head_lines(record: BenchRecord) -> list[str]:
 def speed_table(record: BenchRecord) -> Table:
     """A row for each model and depth."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     with_energy = any(s.energy_j_per_token is not None for m in record.models for s in m.decode)
@@ -74,7 +75,7 @@ def speed_table(record: BenchRecord) -> Table:
         table.add_column("mJ/token", justify="right", no_wrap=True)
     for model in record.models:
         for i, (decode, prefill) in enumerate(zip(model.decode, model.prefill, strict=True)):
-            row = [model.label if i == 0 else "", human_bytes(model.file_bytes) if i == 0 else ""]
+            row = [escape(model.label) if i == 0 else "", human_bytes(model.file_bytes) if i == 0 else ""]
             row += [str(decode.depth_tokens), *_speed(decode), *_speed(prefill)]
             if with_energy:
                 energy = decode.energy_j_per_token

@@ -301,9 +301,15 @@ class Tool:
         self.partial[handle] = lines.pop()[:LINE_LIMIT_BYTES]
         for raw in lines:
             self.line(handle, raw)
-        if not chunk and self.partial[handle]:
-            self.line(handle, self.partial[handle])
+        if not chunk:
+            self.flush(handle)
         return bool(chunk)
+
+    def flush(self, handle: int) -> None:
+        """Pass on a last line without an end."""
+        if self.partial[handle]:
+            self.line(handle, self.partial[handle])
+            self.partial[handle] = b""
 
     def poll(self, memory: bool) -> bool:
         """Look at its memory; True once it has ended."""
@@ -373,6 +379,8 @@ def follow(request: dict[str, Any], requests: Requests, tool: Tool, selector: se
             tool.meter.joules()
         now_s = time.monotonic()
         if tool.poll(memory) and (not is_open or now_s > tool.start_s + tool.wall_s + LAST_WORDS_S):
+            for handle in is_open:
+                tool.flush(handle)
             return
         if now_s > deadline_s:
             raise TimeoutError

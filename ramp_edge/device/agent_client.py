@@ -77,6 +77,9 @@ class _Ended:
     energy_source: str | None
 
 
+_HELLOS, _MESSAGES = TypeAdapter(_Hello), TypeAdapter(_Message)
+
+
 @contextmanager
 def board_agent(target: Target, events: EventBus | None = None) -> Iterator[BoardAgent]:
     """An agent on that board, ended afterwards together with whatever it still runs.
@@ -109,14 +112,13 @@ class _Conversation:
     def greet(self) -> str | None:
         """Wait for the agent's hello. Returns why there is none where the board has no Python that can run it."""
         deadline_s = time.monotonic() + HELLO_TIMEOUT_S
-        adapter = TypeAdapter(_Hello)
         for _ in range(GREETING_LINES):
             line = self._read(deadline_s)
             if line is None:
                 result = self._command.result(GRACE_S)
                 return f"{self._target.spec.python} cannot run there: {result.error_text}"
             try:
-                hello = adapter.validate_json(line)
+                hello = _HELLOS.validate_json(line)
             except ValidationError:
                 continue
             if hello.agent != agent_file.VERSION:
@@ -144,7 +146,7 @@ class _Conversation:
         if line is None:
             self._gone(doing)
         try:
-            message = TypeAdapter(_Message).validate_json(line)
+            message = _MESSAGES.validate_json(line)
         except ValidationError as error:
             self._broken = True
             first = error.errors(include_url=False, include_input=False)[0]

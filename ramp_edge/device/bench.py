@@ -34,6 +34,7 @@ from ramp_edge.device.bench_records import BenchRecord, MemoryUse, PerplexityChe
 from ramp_edge.device.llama_tools import (
     UNKNOWN_COMMIT,
     BoardTools,
+    PerplexityEstimate,
     PerplexityTest,
     SpeedResult,
     SpeedTest,
@@ -43,14 +44,15 @@ from ramp_edge.device.llama_tools import (
     parse_speeds,
 )
 from ramp_edge.device.stability import board_reasons
-from ramp_edge.device.target import Target
+from ramp_edge.device.target import Target, printable
 from ramp_edge.device.tool_failure import check_success
 from ramp_edge.device.tool_run import BoardAgent, OnLine, ToolCall, ToolLine, ToolRun
 from ramp_edge.device.work_files import put_file
-from ramp_edge.errors import BoardMismatchError
+from ramp_edge.errors import BoardMismatchError, BoardToolError
 from ramp_edge.events import EventBus
 
 PERPLEXITY_TOLERANCE = 0.01
+PERPLEXITY_ATTEMPTS = 3
 SWEEP_REPEATS = 2
 _LOAD_MODES: tuple[Literal["mmap", "none"], ...] = ("mmap", "none")
 
@@ -179,18 +181,28 @@ class _Bench:
                     n_windows=text.n_windows,
                     threads=threads,
                 )
-                run = self._run(test.argv(self._tools.perplexity))
-            board, std_error = parse_perplexity(run, self._where)
-            _check_perplexity(model.label, self._where, board, text.host)
+                estimate = self._estimate(test, self._tools.perplexity)
+            _check_perplexity(model.label, self._where, estimate.value, text.host)
             measured.perplexity = PerplexityCheck(
                 text=text.name,
                 text_sha256=hashlib.sha256(text.data).hexdigest(),
                 n_ctx=text.n_ctx,
                 n_windows=text.n_windows,
-                board=board,
-                board_std_error=std_error,
+                board=estimate.value,
+                board_std_error=estimate.std_error,
                 host=text.host,
             )
+
+    def _estimate(self, test: PerplexityTest, tool: str) -> PerplexityEstimate:
+        """Asked again where the tool lost its own last lines."""
+        for _ in range(PERPLEXITY_ATTEMPTS):
+            run = self._run(test.argv(tool))
+            if (estimate := parse_perplexity(run, test.n_windows)) is not None:
+                return estimate
+        raise BoardToolError(
+            f"llama-perplexity on {self._where} gave no estimate in {PERPLEXITY_ATTEMPTS} attempts; its last words: "
+            f"{printable(run.last_words.encode('utf-8', 'replace'), 160)!r}"
+        )
 
     def _choose_threads(self, candidates: tuple[int, ...]) -> None:
         """A first look at all cores, then a coarse sweep."""

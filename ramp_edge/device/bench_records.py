@@ -83,7 +83,8 @@ class PerplexityCheck:
     n_ctx: int
     n_windows: int
     board: float
-    board_std_error: float
+    board_std_error: float | None
+    """None where the tool's last line was lost."""
     host: float
     """By libllama in process, as llama-perplexity defines it."""
 

@@ -14,7 +14,9 @@ from ramp_edge.device.target import printable
 from ramp_edge.device.tool_run import ToolLine, ToolRun
 from ramp_edge.errors import BoardToolError
 
-_FINAL = re.compile(r"Final estimate: PPL = (-?[\d.]+|-?nan|-?inf) \+/- (-?[\d.]+|-?nan|-?inf)")
+_NUMBER = r"(-?(?:[0-9]{1,300}\.[0-9]{1,20}|nan|inf))"
+_FINAL = re.compile(rf"Final estimate: PPL = {_NUMBER} \+/- {_NUMBER}(?![0-9.])")
+_RUNNING = re.compile(rf"\[([0-9]{{1,9}})\]{_NUMBER},")
 _STARTING = re.compile(r"^llama-bench: benchmark 1/\d+: starting")
 _READY = re.compile(r"^llama-bench: benchmark 1/\d+: (warmup|depth|prompt|generation) ")
 _GENERATION = re.compile(r"^llama-bench: benchmark (\d+)/\d+: generation run \d+/\d+")
@@ -164,17 +166,29 @@ class PerplexityTest:
         )  # fmt: skip
 
 
-def parse_perplexity(run: ToolRun, where: str) -> tuple[float, float]:
-    """(perplexity, its standard error), possibly not finite. Raises BoardToolError where there is no estimate."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PerplexityEstimate:
+    """What llama-perplexity found; possibly not finite."""
+
+    value: float
+    std_error: float | None
+    """None where the tool's last line was lost."""
+
+
+def parse_perplexity(run: ToolRun, n_windows: int) -> PerplexityEstimate | None:
+    """The estimate; None where the output has none.
+
+    llama-perplexity ends without waiting for the thread that writes its output, so now and then the last lines are lost. The
+    running value after the last window is the same number.
+    """
     for line in run.lines:
         if match := _FINAL.search(line.text):
-            try:
-                return float(match[1]), float(match[2])
-            except ValueError:
-                break
-    raise BoardToolError(
-        f"llama-perplexity on {where} gives no final estimate; its last words: {_shown(run.last_words)}"
-    )
+            return PerplexityEstimate(value=float(match[1]), std_error=float(match[2]))
+    for line in run.lines:
+        for number, value in _RUNNING.findall(line.text):
+            if int(number) == n_windows:
+                return PerplexityEstimate(value=float(value), std_error=None)
+    return None
 
 
 def _shown(text: str) -> str:

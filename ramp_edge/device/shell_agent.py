@@ -1,7 +1,8 @@
 """The agent for boards without Python: the same records by a plain POSIX shell.
 
 What a shell cannot learn is None: processor seconds and energy; on systems without /proc also memory and times within a run.
-Peak memory is the kernel's own high-water mark as last seen 10 times a second, so what a tool takes in its last tenth is missed.
+Peak memory is the kernel's own high-water mark as last seen 20 times a second: what a tool takes in its last twentieth is missed, and
+one that ends sooner has none.
 """
 
 from __future__ import annotations
@@ -39,14 +40,20 @@ exec 3<&0 4>&1 </dev/null
 watcher=$!
 now() { now=-; { read -r now rest </proc/uptime; } 2>/dev/null; }
 stamp() { while IFS= read -r line || [ -n "$line" ]; do now; printf '%s %s %s\n' "$1" "$now" "$line"; done; }
+look() {
+  name= hwm= anon=
+  while read -r key value rest; do
+    case $key in Name:) name=$value ;; VmHWM:) hwm=$value ;; RssAnon:) anon=$value ;; esac
+  done <"/proc/$1/status"
+}
 watch() {
+  look $$
+  own=$name
   while :; do
-    hwm= anon=
-    while read -r key value rest; do
-      case $key in VmHWM:) hwm=$value ;; RssAnon:) anon=$value ;; esac
-    done <"/proc/$pid/status"
+    look "$pid"
     [ -n "$hwm" ] || return
-    printf 'M %s %s\n' "$hwm" "${anon:--}" >&4
+    # Before its exec it is a copy of this shell, whose memory is not the tool's.
+    if [ "$name" != "$own" ]; then printf 'M %s %s\n' "$hwm" "${anon:--}" >&4; fi
     sleep "$interval" || sleep 1 || return
   done
 }
@@ -117,7 +124,7 @@ class ShellAgent:
     def run(self, call: ToolCall, on_line: OnLine | None = None) -> ToolRun:
         """See `BoardAgent`."""
         argv = (*self._target.spec.exec_prefix, *call.argv)
-        interval = "0.1" if call.watch_memory else "0"
+        interval = "0.05" if call.watch_memory else "0"
         with self._target.start(["sh", "-c", RUN_SCRIPT, "sh", interval, *argv]) as command:
             record = _Record(on_line)
             self._follow(command, record, call)

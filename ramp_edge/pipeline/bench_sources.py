@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from ramp_edge.device.bench_model import BenchModel, BenchText
 from ramp_edge.errors import CalibrationError, ModelFileError, ResumeError
@@ -27,6 +26,16 @@ TEXT_LIMIT_BYTES = 65536
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Promise:
+    """What a build foretold of its file."""
+
+    planned_context: int
+    kv_type: str
+    decode_tok_s: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class BenchSource:
     """A model file on this machine."""
 
@@ -35,22 +44,22 @@ class BenchSource:
     file_bytes: int
     sha256: str
     context: int
-    build: dict[str, Any] | None
-    """Its build.json, where there is one that describes this very file."""
+    promise: Promise | None
+    """Of the build.json beside it, where that describes this very file."""
 
     def on_board(self, board_path: str, text: BenchText | None) -> BenchModel:
         """The same model where it lies on the board."""
-        planned = self.build["model"] if self.build is not None else None
+        promise = self.promise
         return BenchModel(
             label=self.label,
             board_path=board_path,
             file_bytes=self.file_bytes,
             sha256=self.sha256,
             context=self.context,
-            planned_context=None if planned is None else planned["ctx"],
-            kv_type="f16" if planned is None else str(planned["kv_type"]).lower(),
-            predicted_decode_tok_s=None if self.build is None else self.build["predicted_decode_tok_s"],
-            predicted_memory_bytes=None if self.build is None else self.build["memory"]["total_bytes"],
+            planned_context=None if promise is None else promise.planned_context,
+            kv_type="f16" if promise is None else promise.kv_type,
+            predicted_decode_tok_s=None if promise is None else promise.decode_tok_s,
+            predicted_memory_bytes=None if promise is None else promise.memory_bytes,
             text=text,
         )
 
@@ -76,23 +85,32 @@ def _read(path: Path, label: str, events: EventBus) -> BenchSource:
         file_bytes=file_bytes,
         sha256=digest,
         context=context,
-        build=_build_record(path, digest, events),
+        promise=_promise(path, digest, events),
     )
 
 
-def _build_record(path: Path, digest: str, events: EventBus) -> dict[str, Any] | None:
+def _promise(path: Path, digest: str, events: EventBus) -> Promise | None:
     beside = path.parent / RECORD_FILE
     if path.name != MODEL_FILE or not beside.is_file():
         return None
     try:
         record = read_record(beside)
+        if record.get("file_sha256") != digest:
+            events.warn(
+                f"measured without a prediction: {beside} describes another file than the {MODEL_FILE} beside it"
+            )
+            return None
+        return Promise(
+            planned_context=int(record["model"]["ctx"]),
+            kv_type=str(record["model"]["kv_type"]).lower(),
+            decode_tok_s=float(record["predicted_decode_tok_s"]),
+            memory_bytes=int(record["memory"]["total_bytes"]),
+        )
     except ResumeError as error:
         events.warn(f"measured without a prediction: {error.message}")
-        return None
-    if record.get("file_sha256") != digest:
-        events.warn(f"measured without a prediction: {beside} describes another file than the {MODEL_FILE} beside it")
-        return None
-    return record
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        events.warn(f"measured without a prediction: {beside} is damaged: {error!r}")
+    return None
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:

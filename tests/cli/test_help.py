@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
-VERBS = ["", "build", "run", "eval", "inspect", "devices", "devices list", "devices show", "devices validate",
-         "runtime", "runtime list", "runtime fetch", "runtime build"]  # fmt: skip
+VERBS = ["", "build", "run", "eval", "inspect", "bench", "probe", "devices", "devices list", "devices show", "devices diff",
+         "devices validate", "runtime", "runtime list", "runtime fetch", "runtime build"]  # fmt: skip
 
 
 def _help(verb: str) -> str:

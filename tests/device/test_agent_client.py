@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import struct
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -90,11 +91,13 @@ class TestBothKinds:
         assert run.text("stdout").splitlines() == [f"<{word}>" for word in words]
 
     def test_peak_memory(self, agent: BoardAgent) -> None:
-        script = "x=$(head -c 60000000 /dev/zero | tr '\\0' x); sleep 0.5; echo ${#x}"
-        run = agent.run(call("sh", "-c", script, memory=True))
+        script = (
+            "x = bytearray(60_000_000); x[::4096] = b'1' * len(x[::4096]); import time; time.sleep(.5); print(len(x))"
+        )
+        run = agent.run(call(sys.executable, "-S", "-c", script, memory=True))
         assert run.text("stdout") == "60000000"
-        assert run.peak_resident_bytes is not None and 60e6 < run.peak_resident_bytes < 400e6
-        assert run.peak_anonymous_bytes is not None and 55e6 < run.peak_anonymous_bytes <= run.peak_resident_bytes
+        assert run.peak_resident_bytes is not None and 60e6 < run.peak_resident_bytes < 100e6
+        assert run.peak_anonymous_bytes is not None and 60e6 < run.peak_anonymous_bytes <= run.peak_resident_bytes
 
     def test_a_tool_that_a_signal_ends(self, agent: BoardAgent) -> None:
         assert agent.run(call("sh", "-c", "kill -ILL $$")).exit_code == -signal.SIGILL
@@ -169,6 +172,13 @@ def test_the_facts_are_the_same_by_both(tmp_path: Path) -> None:
         )
     } | {"cpu_hz": (), "temperatures_c": {}, "tegrastats": None, "thermal_caps": ()}
     assert replace(found[0], **changing) == replace(found[1], **changing)  # type: ignore[arg-type]
+
+
+def test_a_shell_does_not_take_its_own_memory_for_the_tool_s(tmp_path: Path) -> None:
+    with board_agent(LocalTarget(spec_for("shell"), home=tmp_path)) as agent:
+        # A tool that never becomes another program than the shell.
+        run = agent.run(call("sh", "-c", ":", memory=True))
+    assert run.peak_resident_bytes is None and run.peak_anonymous_bytes is None
 
 
 def test_without_python_it_says_so(tmp_path: Path) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ramp_edge.records import DeviceTarget
+if TYPE_CHECKING:
+    from ramp_edge.records import DeviceTarget
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

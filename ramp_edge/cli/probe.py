@@ -26,7 +26,7 @@ def probe_command(
     target: Annotated[
         str,
         typer.Option(
-            "--target", "-t", help="A name in targets.yaml, local, or [user@]host[:port].", envvar="RAMP_EDGE_TARGET"
+            "--target", "-t", help="A name in targets.yaml, local, or user@host:port.", envvar="RAMP_EDGE_TARGET"
         ),
     ] = "",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File for the profile, .yaml.")] = None,

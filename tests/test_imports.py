@@ -144,7 +144,7 @@ def test_library_code_never_prints() -> None:
     assert not calls
 
 
-HEAVY = ("torch", "llama_cpp", "transformers", "numba")
+HEAVY = ("torch", "llama_cpp", "transformers", "numba", "paramiko")
 _HELP = """
 import sys
 from ramp_edge.cli.main import app
@@ -158,7 +158,16 @@ print("HEAVY", [name for name in {heavy!r} if name in sys.modules])
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["build", "--help"], ["devices", "--help"], ["devices", "list"], ["run", "--help"]],
+    [
+        ["--help"],
+        ["--version"],
+        ["build", "--help"],
+        ["devices", "--help"],
+        ["devices", "list"],
+        ["run", "--help"],
+        ["deploy", "--help"],
+        ["targets", "check", "--help"],
+    ],
     ids=" ".join,
 )
 def test_help_is_light(arguments: list[str], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
 VERBS = ["", "build", "run", "eval", "inspect", "devices", "devices list", "devices show", "devices validate",
-         "runtime", "runtime fetch", "runtime build"]  # fmt: skip
+         "runtime", "runtime fetch", "runtime build", "deploy", "targets", "targets list", "targets check"]  # fmt: skip
 
 
 def _help(verb: str) -> str:
@@ -46,7 +46,7 @@ try:
     main()
 except SystemExit:
     pass
-print(sorted({"torch", "numpy", "llama_cpp", "gguf", "yaml", "transformers"} & set(sys.modules)), file=sys.stderr)
+print(sorted({"torch", "numpy", "llama_cpp", "gguf", "yaml", "transformers", "paramiko"} & set(sys.modules)), file=sys.stderr)
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stderr.strip() == "[]"

@@ -122,7 +122,7 @@ class TargetsFileError(RampEdgeError):
     """`targets.yaml` is malformed, or the target that was named is not in it and is no address either."""
 
     exit_code = 18
-    usual_hint = "ramp-edge targets lists what there is; --target also takes local or user@host[:port]"
+    usual_hint = "ramp-edge targets list shows what there is; --target also takes local or user@host[:port]"
 
 
 class ConnectionFailedError(RampEdgeError):

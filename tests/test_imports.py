@@ -144,7 +144,7 @@ def test_library_code_never_prints() -> None:
     assert not calls
 
 
-HEAVY = ("torch", "llama_cpp", "transformers", "numba")
+HEAVY = ("torch", "llama_cpp", "transformers", "numba", "paramiko")
 _HELP = """
 import sys
 from ramp_edge.cli.main import app
@@ -166,6 +166,9 @@ print("HEAVY", [name for name in {heavy!r} if name in sys.modules])
         ["devices", "list"],
         ["run", "--help"],
         ["bench", "--help"],
+        ["probe", "--help"],
+        ["deploy", "--help"],
+        ["targets", "check", "--help"],
     ],
     ids=" ".join,
 )

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ramp_edge.cli.devices_diff import diff_devices
+from ramp_edge.cli.tables import GAP, console, make_table, show
 from ramp_edge.errors import ProfileError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
     from ramp_edge.records import DeviceTarget
 
 app = typer.Typer(
@@ -24,9 +21,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     epilog="Examples:  ramp-edge devices list  |  ramp-edge devices show raspberry-pi-5  |  ramp-edge devices validate board.yaml",
 )
-_GAP = 2
-"""Characters between two columns of a table."""
-_PIPE_COLUMNS = 132
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -59,15 +53,15 @@ def _print_targets(targets: tuple[DeviceTarget, ...], families: dict[str, str]) 
         "Backend": [t.backend for t in targets],
         "Figures": ["measured" if t.measured else "from documents" for t in targets],
     }
-    shown = fitting_columns(columns, _console().width)
-    table = new_table(*shown)
+    shown = fitting_columns(columns, console().width)
+    table = make_table(*shown)
     for row in zip(*(columns[name] for name in shown), strict=True):
         table.add_row(*row)
-    print_table(table)
-    names = new_table("Family", "Means")
+    show(table)
+    names = make_table("Family", "Means")
     for family, member in families.items():
         names.add_row(family, member)
-    print_table(names)
+    show(names)
 
 
 def fitting_columns(columns: dict[str, list[str]], width: int) -> list[str]:
@@ -75,7 +69,7 @@ def fitting_columns(columns: dict[str, list[str]], width: int) -> list[str]:
     shown = list(columns)
     for name in ("Title", "Figures", "Backend", "Bandwidth", "Usable memory"):
         widths = [max(map(len, (column, *columns[column]))) for column in shown]
-        if sum(widths) + _GAP * (len(widths) - 1) <= width:
+        if sum(widths) + GAP * (len(widths) - 1) <= width:
             break
         shown.remove(name)
     return shown
@@ -93,7 +87,7 @@ def show_device(
     if as_json:
         _print_json(_target_record(target))
         return
-    facts = new_table("Field", "Value")
+    facts = make_table("Field", "Value")
     for label, value in (
         ("name", target.name),
         ("title", target.title),
@@ -115,8 +109,8 @@ def show_device(
         ("file", str(target.profile_path)),
     ):
         facts.add_row(label, value)
-    print_table(facts)
-    types = new_table("Type", "Bits", "Decode", "Prefill", "Repacks", "Measured", "Source")
+    show(facts)
+    types = make_table("Type", "Bits", "Decode", "Prefill", "Repacks", "Measured", "Source")
     for kind, support in sorted(target.types.items(), key=lambda item: -item[0].bits_per_weight):
         types.add_row(
             kind.name,
@@ -127,7 +121,7 @@ def show_device(
             "yes" if support.measured else "no",
             support.source,
         )
-    print_table(types)
+    show(types)
 
 
 app.command("diff", epilog="Example:  ramp-edge devices diff raspberry-pi-5-8gb my-board.yaml")(diff_devices)
@@ -221,34 +215,6 @@ def _rate(bytes_s: float) -> str:
     from ramp_edge.units import human_bytes
 
     return f"{human_bytes(bytes_s)}/s"
-
-
-def new_table(*columns: str) -> Table:
-    """A table in the style of all of `devices`."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, _GAP - 1, 0, 0))
-    for column in columns:
-        # Names must stay whole: they are what the next command takes.
-        table.add_column(column, no_wrap=column in ("Device", "Family", "Type", "Field"), overflow="fold")
-    return table
-
-
-def _console() -> Console:
-    import os
-
-    from rich.console import Console
-
-    # A pipe has no width: lines stay whole there.
-    return Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=_PIPE_COLUMNS)
-
-
-def print_table(table: Table) -> None:
-    """Show it, and a blank line."""
-    console = _console()
-    console.print(table)
-    console.print()
 
 
 def _print_json(value: object) -> None:

@@ -39,12 +39,12 @@ def diff_devices(
     if not found:
         typer.echo(f"{a.name} and {b.name} say the same")
         return
-    from ramp_edge.cli.devices import new_table, print_table
+    from ramp_edge.cli.tables import make_table, show
 
-    table = new_table("Field", a.name, b.name, "Ratio")
+    table = make_table("Field", a.name, b.name, "Ratio")
     for d in found:
         table.add_row(d.field, d.first, d.second, "" if d.ratio is None else f"{d.ratio:.2f}")
-    print_table(table)
+    show(table)
 
 
 def differences(a: DeviceTarget, b: DeviceTarget) -> list[Difference]:

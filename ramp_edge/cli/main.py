@@ -14,9 +14,10 @@ import typer
 from typer.core import TyperGroup
 
 from ramp_edge import __version__
-from ramp_edge.cli import devices, runtime
+from ramp_edge.cli import devices, runtime, targets
 from ramp_edge.cli.bench import BENCH_EXAMPLES, bench_command
 from ramp_edge.cli.build import BUILD_EXAMPLES, build_command
+from ramp_edge.cli.deploy import DEPLOY_EXAMPLES, deploy_command
 from ramp_edge.cli.evaluate import evaluate
 from ramp_edge.cli.inspect import inspect_file
 from ramp_edge.cli.probe import PROBE_EXAMPLES, probe_command
@@ -26,6 +27,10 @@ from ramp_edge.errors import RampEdgeError
 
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
+_GOES_ON = {
+    "build": "; the same command with --resume goes on where it was",
+    "deploy": "; the same command goes on where it was",
+}
 
 
 class _Interrupted(Exception):
@@ -61,9 +66,11 @@ app.command("run", epilog='Example:  ramp-edge run out -p "Once upon a time" --t
 app.command("eval", epilog="Example:  ramp-edge eval out --text wiki.test.raw --reference model-f16.gguf --windows 16")(
     evaluate
 )
+app.command("inspect", epilog="Example:  ramp-edge inspect out/model.gguf --sort size")(inspect_file)
+app.command("deploy", epilog=DEPLOY_EXAMPLES)(deploy_command)
 app.command("bench", epilog=BENCH_EXAMPLES)(bench_command)
 app.command("probe", epilog=PROBE_EXAMPLES)(probe_command)
-app.command("inspect", epilog="Example:  ramp-edge inspect out/model.gguf --sort size")(inspect_file)
+app.add_typer(targets.app, name="targets")
 app.add_typer(devices.app, name="devices")
 app.add_typer(runtime.app, name="runtime")
 
@@ -98,8 +105,8 @@ def main() -> None:
         _report(f"error: {error.message}", error.hint)
         sys.exit(error.exit_code)
     except (_Interrupted, KeyboardInterrupt) as error:
-        resumable = isinstance(error, _Interrupted) and error.args == ("build",)
-        _report("interrupted" + ("; the same command with --resume goes on where it was" if resumable else ""), "")
+        verb = str(error.args[0]) if isinstance(error, _Interrupted) else ""
+        _report("interrupted" + _GOES_ON.get(verb, ""), "")
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
         _report(

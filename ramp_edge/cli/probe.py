@@ -123,7 +123,7 @@ def _plan(request: ProbeRequest) -> str:
 
 
 def _print(request: ProbeRequest, result: ProbeResult) -> None:
-    from ramp_edge.cli.devices import new_table, print_table
+    from ramp_edge.cli.tables import make_table, show
     from ramp_edge.codec.types import QuantType
     from ramp_edge.profile.load import load_profile_file
 
@@ -143,7 +143,7 @@ def _print(request: ProbeRequest, result: ProbeResult) -> None:
         QuantType.Q8_0: measured.q8_0[0].decode_spread,
         **{s.quant_type: s.decode_spread for s in measured.types},
     }
-    table = new_table("Type", "Bits", "Decode", "Spread", "Prefill", "Repacks")
+    table = make_table("Type", "Bits", "Decode", "Spread", "Prefill", "Repacks")
     for kind, support in sorted(target.types.items(), key=lambda item: -item[0].bits_per_weight):
         table.add_row(
             kind.name,
@@ -153,7 +153,7 @@ def _print(request: ProbeRequest, result: ProbeResult) -> None:
             f"{support.prefill_efficiency:.2f}",
             "yes" if support.repacks else "no",
         )
-    print_table(table)
+    show(table)
     typer.echo("Decode: bytes per second relative to Q8_0; prefill: tokens per second relative to Q8_0.")
     typer.echo(f"  written  {request.output}")
     typer.echo(f"  next     ramp-edge build --device {request.output}")

@@ -46,10 +46,13 @@ class _Plain:
         if start is None or now_s - said_s < REPEAT_SECONDS:
             return
         self._running[event.name] = (start, now_s)
-        amount = human_bytes if start.unit == "bytes" else str
-        of = "" if start.total is None else f" of {amount(start.total)}"
         unit = "" if start.unit == "bytes" else f" {start.unit}"
-        _say(f"{event.name}: {amount(event.done)}{of}{unit}")
+        _say(f"{event.name}: {_amount(start, event.done, ' of ')}{unit}")
+
+
+def _amount(start: StageStarted, done: int, of: str = "/") -> str:
+    number = human_bytes if start.unit == "bytes" else str
+    return number(done) if start.total is None else f"{number(done)}{of}{number(start.total)}"
 
 
 def _say(text: str) -> None:
@@ -78,7 +81,6 @@ def _bars() -> Iterator[EventBus]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
-        MofNCompleteColumn,
         Progress,
         TextColumn,
         TimeElapsedColumn,
@@ -89,18 +91,21 @@ def _bars() -> Iterator[EventBus]:
     columns = (
         TextColumn("{task.description:<28}"),
         BarColumn(bar_width=28),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[amount]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=False) as progress:
         tasks = {}
+        started: dict[str, StageStarted] = {}
 
         def listener(event: Event) -> None:
             if isinstance(event, StageStarted):
-                tasks[event.name] = progress.add_task(event.name, total=event.total)
+                started[event.name] = event
+                tasks[event.name] = progress.add_task(event.name, total=event.total, amount=_amount(event, 0))
             elif isinstance(event, StageAdvanced):
-                progress.update(tasks[event.name], completed=event.done)
+                amount = _amount(started[event.name], event.done)
+                progress.update(tasks[event.name], completed=event.done, amount=amount)
             elif isinstance(event, StageFinished):
                 task = tasks.pop(event.name)
                 if event.seconds < QUIET_SECONDS:

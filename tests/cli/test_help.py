@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
-VERBS = ["", "build", "run", "eval", "inspect", "bench", "probe", "devices", "devices list", "devices show", "devices diff",
-         "devices validate", "runtime", "runtime list", "runtime fetch", "runtime build"]  # fmt: skip
+VERBS = ["", "build", "run", "eval", "inspect", "deploy", "bench", "probe", "targets", "targets list", "targets check",
+         "devices", "devices list", "devices show", "devices diff", "devices validate", "runtime", "runtime list",
+         "runtime fetch", "runtime build"]  # fmt: skip
 
 
 def _help(verb: str) -> str:
@@ -46,7 +47,7 @@ try:
     main()
 except SystemExit:
     pass
-print(sorted({"torch", "numpy", "llama_cpp", "gguf", "yaml", "transformers"} & set(sys.modules)), file=sys.stderr)
+print(sorted({"torch", "numpy", "llama_cpp", "gguf", "yaml", "transformers", "paramiko"} & set(sys.modules)), file=sys.stderr)
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stderr.strip() == "[]"

@@ -14,6 +14,7 @@ from ramp_edge.events import EventBus
 from ramp_edge.pipeline.on_board import RUNTIMES, STAMP
 from ramp_edge.records import DeviceTarget
 from ramp_edge.runtime.build import build_runtime, compile_percent
+from ramp_edge.runtime.built import BuiltRuntime
 from ramp_edge.runtime.manifest import BuiltOn, Recipe, RuntimeManifest, load_manifest
 from ramp_edge.runtime.on_target import pack_source, target_build
 from ramp_edge.runtime.recipes import recipe_for
@@ -53,12 +54,16 @@ def board_runtime(
     recipe = board_recipe(target, device, manifest)
     if recipe.built_on is BuiltOn.TARGET:
         return BoardRuntime(recipe=recipe, files={})
-    built = build_runtime(recipe, events, manifest=manifest)
-    files = {
+    # Several boards may want the same recipe at the same time: the build waits for itself.
+    return BoardRuntime(recipe=recipe, files=runtime_files(build_runtime(recipe, events, manifest=manifest)))
+
+
+def runtime_files(built: BuiltRuntime) -> dict[str, LocalFile]:
+    """The finished programs by the names that they have on the board."""
+    return {
         f"bin/{name}": LocalFile(path=tool.path, size_bytes=tool.size_bytes, sha256=tool.sha256, executable=True)
         for name, tool in built.tools.items()
     }
-    return BoardRuntime(recipe=recipe, files=files)
 
 
 def build_on_board(target: Target, recipe: Recipe, events: EventBus, manifest: RuntimeManifest | None = None) -> str:

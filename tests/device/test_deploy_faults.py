@@ -195,9 +195,12 @@ def test_two_deploys_at_once(
     assert current_model(dial(shared_sshd, board_folder)) == files["model.gguf"].path.read_bytes()
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path | None]:
-    """A file system of 24 MB; None where none may be mounted."""
+@pytest.fixture(params=["a small disk", "a limit on files"])
+def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path | None]:
+    """A file system of 24 MB; None where it is not asked for, or none may be mounted."""
+    if request.param == "a limit on files":
+        yield None
+        return
     folder = tmp_path / "small disk"
     folder.mkdir()
     libc = ctypes.CDLL(None, use_errno=True)
@@ -216,7 +219,7 @@ def test_a_disk_that_fills_up(
     files: dict[str, LocalFile],
     tmp_path: Path,
 ) -> None:
-    """A real small disk where one may be mounted; else the kernel's limit on the size of a file, which cuts a write as well."""
+    """A real small disk, for whoever may mount one; and the kernel's limit on the size of a file, which cuts a write as well."""
     if small_disk is not None:
         folder, server = str(small_disk / "ramp-edge"), shared_sshd
         filler = small_disk / "somebody else's"

@@ -40,11 +40,12 @@ class Guard:
         """
         # One entry in a table: this is done for every piece of an upload.
         task = object()
-        self._deadlines[task] = time.monotonic() + timeout_s
+        deadline_s = self._deadlines[task] = time.monotonic() + timeout_s
         try:
             yield
         except (paramiko.SSHException, EOFError, OSError, ConnectionFailedError) as error:
-            if task in self._overdue:
+            # paramiko keeps some deadlines itself.
+            if task in self._overdue or time.monotonic() >= deadline_s:
                 raise DeadlineError(f"{self.address} did not answer within {timeout_s:.0f} s ({what})") from error
             if isinstance(error, ConnectionFailedError):
                 raise

@@ -85,11 +85,15 @@ class SshCommand(StreamedCommand):
                         return rest
 
     def _write(self, data: memoryview) -> int:
+        piece = bytes(data[:CHUNK_BYTES])
+        sent = 0
         with self._guard.within(TICK_S + ANSWER_S, f"sending to {self._name}"):
             try:
-                return self._channel.send(bytes(data[:CHUNK_BYTES]))
+                while sent < len(piece) and (count := self._channel.send(piece[sent:])):
+                    sent += count
+                return sent
             except TimeoutError:
-                return 0
+                return sent
             except OSError as error:
                 self._guard.check(f"sending to {self._name}")
                 raise ConnectionFailedError(f"{self._name} on {self._guard.address} closed its input") from error

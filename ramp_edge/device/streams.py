@@ -195,7 +195,8 @@ class StreamedCommand(ABC):
         else:
             stdout, truncated = self._remaining_lines(deadline_s, timeout_s)
             code = self._exit_code(deadline_s, timeout_s)
-        self._errors.finish(deadline_s, self._drain_s)
+        # What holds one stream open most often holds both.
+        self._errors.finish(deadline_s, TICK_S if truncated else self._drain_s)
         return CommandResult(
             exit_code=code,
             stdout=stdout,

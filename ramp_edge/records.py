@@ -183,6 +183,12 @@ class DeviceTarget:
     """True only where every speed figure was measured on the board."""
     token_overhead_s: float = 0.0
     """Fixed seconds per decoded token (launches, sampling)."""
+    layer_overhead_s: float = 0.0
+    """Seconds per layer and decoded token beside reading weights: small operations, threads that wait for each other."""
+    layer_overhead_in_cache_s: float = 0.0
+    """The same for a model that fits in the last cache."""
+    cache_bytes: int = 0
+    """The last cache; 0 where it is not known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

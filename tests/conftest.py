@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -18,8 +19,11 @@ from gguf.quants import quantize
 
 from ramp_edge.errors import RuntimeToolError
 from ramp_edge.events import EventBus
+from ramp_edge.runtime.built import BuiltRuntime
 
 N_EMBD, N_FF, N_LAYER, N_HEAD, N_HEAD_KV, CONTEXT = 256, 512, 2, 4, 2, 512
+ARM_RECIPE = "aarch64-dotprod"
+"""The one that `.ci/run` builds."""
 HF_FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3")
 _SENTENCES = (
     "the small board reads a page of words and writes the next one while it waits for rain and light in a quiet room "
@@ -166,7 +170,7 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Quick tests first: a plain mistake shows within the first minute, whatever the random order."""
-    items.sort(key=lambda item: any(item.get_closest_marker(name) for name in ("slow", "hf")))
+    items.sort(key=lambda item: any(item.get_closest_marker(name) for name in ("slow", "hf", "arm")))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -190,6 +194,38 @@ def llama_bin() -> Path:
     if folder is None:
         pytest.skip("llama.cpp's tools are not built: run `ramp-edge runtime build --host` or set RAMP_EDGE_LLAMA_BIN")
     return folder
+
+
+@pytest.fixture(scope="session")
+def llama_source() -> Path:
+    """The unpacked llama.cpp of the pinned archive."""
+    from ramp_edge.runtime.manifest import load_manifest
+
+    folder = load_manifest().source_folder
+    if not folder.is_dir():
+        pytest.skip("llama.cpp's source is not here: run `ramp-edge runtime fetch`")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def arm_tools() -> BuiltRuntime:
+    """llama.cpp's tools for an aarch64 board; run them through `qemu_aarch64`."""
+    from ramp_edge.runtime.built import ready_runtime
+    from ramp_edge.runtime.recipes import recipe_named
+
+    built = ready_runtime(recipe_named(ARM_RECIPE))
+    if built is None:
+        pytest.skip(f"the tools for ARM boards are not built: run `ramp-edge runtime build {ARM_RECIPE}`")
+    return built
+
+
+@pytest.fixture(scope="session")
+def qemu_aarch64() -> str:
+    """The program that runs aarch64 programs here."""
+    found = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
+    if found is None:
+        pytest.skip("nothing here runs aarch64 programs: apt-get install qemu-user-static")
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ramp_edge.device.release import LocalFile
     from ramp_edge.device.target import Target, TargetSpec
     from ramp_edge.events import EventBus
+    from ramp_edge.records import DeviceTarget
 
 DEPLOY_EXAMPLES = (
     "Examples:  ramp-edge deploy out --target pi@192.0.2.7  |  ramp-edge deploy out --target lab --target attic  |  "
@@ -43,6 +44,10 @@ def deploy_command(
         Path | None, typer.Argument(help="A folder that `ramp-edge build` wrote.", metavar="OUT", show_default=False)
     ] = None,
     target: TargetOption = None,
+    runtime: Annotated[
+        str,
+        typer.Option(help="auto: with llama.cpp's programs for the board, built first where they are not; or none."),
+    ] = "auto",
     rollback: Annotated[bool, typer.Option("--rollback", help="Switch back to the release before.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Read everything on the board and compare hashes.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be sent; change nothing.")] = False,
@@ -53,7 +58,7 @@ def deploy_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Send a build to boards over SSH: only what is not there, checked there, switched in one step, the release before kept."""
-    work = _chosen_work(output, rollback=rollback, verify=verify, dry_run=dry_run)
+    work = _chosen_work(output, runtime, rollback=rollback, verify=verify, dry_run=dry_run)
     from ramp_edge.cli.progress import attached
     from ramp_edge.device.connect import ConnectOptions, connected
     from ramp_edge.device.fleet import on_all, raise_failures
@@ -107,7 +112,7 @@ def error_record(error: RampEdgeError) -> dict[str, Any]:
 
 
 def _chosen_work(
-    output: Path | None, *, rollback: bool, verify: bool, dry_run: bool
+    output: Path | None, runtime: str, *, rollback: bool, verify: bool, dry_run: bool
 ) -> Callable[[Target, EventBus], dict[str, Any]]:
     """What is to be done on each board, with everything that can be checked here checked."""
     if rollback + verify + dry_run > 1:
@@ -120,21 +125,43 @@ def _chosen_work(
         return _rollback if rollback else _verify
     if output is None:
         raise UsageError("no build is named", hint="ramp-edge deploy OUT --target T")
+    if runtime not in ("auto", "none"):
+        raise UsageError(f"--runtime {runtime!r}: auto or none")
     from ramp_edge.pipeline.deployable import files_of_build
 
     files = files_of_build(output)
-    return (
-        (lambda board, _: _planned(board, files))
-        if dry_run
-        else (lambda board, events: _deployed(board, files, events))
-    )
+
+    def work(board: Target, events: EventBus) -> dict[str, Any]:
+        device = _device_for(board, output) if runtime == "auto" else None
+        return (_planned if dry_run else _deployed)(board, files, device, events)
+
+    return work
 
 
-def _deployed(board: Target, files: Mapping[str, LocalFile], events: EventBus) -> dict[str, Any]:
+def _device_for(board: Target, output: Path) -> DeviceTarget | None:
+    """What decides the runtime: the board's own profile, else the one that it was built for; None where none is sent."""
+    from ramp_edge.pipeline.deployable import device_of_build
+    from ramp_edge.profile.load import load_target
+
+    if board.spec.is_local and not board.spec.exec_prefix:
+        # This machine has its own tools: ramp-edge runtime build --host.
+        return None
+    return load_target(board.spec.profile) if board.spec.profile is not None else device_of_build(output)
+
+
+def _deployed(
+    board: Target, files: Mapping[str, LocalFile], device: DeviceTarget | None, events: EventBus
+) -> dict[str, Any]:
     from ramp_edge.device.deploy import deploy
+    from ramp_edge.pipeline.board_runtime import board_runtime, build_on_board
+    from ramp_edge.runtime.manifest import BuiltOn
 
-    done = deploy(board, files, events)
+    runtime = None if device is None else board_runtime(board, device, events)
+    done = deploy(board, {**files, **({} if runtime is None else runtime.files)}, events)
+    if runtime is not None and runtime.recipe.built_on is BuiltOn.TARGET:
+        build_on_board(board, runtime.recipe, events)
     return {
+        "runtime": None if runtime is None else runtime.recipe.name,
         "result": "already there" if done.was_current and not done.sent_bytes else "deployed",
         "release": done.release.id,
         "folder": done.folder,
@@ -143,11 +170,20 @@ def _deployed(board: Target, files: Mapping[str, LocalFile], events: EventBus) -
     }
 
 
-def _planned(board: Target, files: Mapping[str, LocalFile]) -> dict[str, Any]:
+def _planned(
+    board: Target, files: Mapping[str, LocalFile], device: DeviceTarget | None, events: EventBus
+) -> dict[str, Any]:
     from ramp_edge.device.deploy_plan import plan_deploy
+    from ramp_edge.pipeline.board_runtime import board_recipe, runtime_files
+    from ramp_edge.runtime.built import ready_runtime
 
-    plan = plan_deploy(board, files)
+    recipe = None if device is None else board_recipe(board, device)
+    built = None if recipe is None else ready_runtime(recipe)
+    if recipe is not None and built is None:
+        events.note(f"{board.spec.name}: the runtime {recipe.name} is not built yet and not counted")
+    plan = plan_deploy(board, {**files, **({} if built is None else runtime_files(built))})
     return {
+        "runtime": None if recipe is None else recipe.name,
         "result": "already there" if plan.is_current and not plan.send_bytes else "would be deployed",
         "release": plan.release.id,
         "folder": plan.root,
@@ -190,6 +226,7 @@ def _show(outcomes: Sequence[BoardOutcome[dict[str, Any]]]) -> None:
     table = make_table(
         "Board",
         "Result",
+        "Runtime",
         "To send" if planned else "Sent",
         "There already",
         *(["Free"] if planned else ["Time"]),
@@ -198,11 +235,19 @@ def _show(outcomes: Sequence[BoardOutcome[dict[str, Any]]]) -> None:
     for outcome in outcomes:
         facts = outcome.value
         if facts is None:
-            table.add_row(outcome.spec.name, "failed", "", "", "" if planned else human_seconds(outcome.seconds), "")
+            table.add_row(
+                outcome.spec.name, "failed", "", "", "", "" if planned else human_seconds(outcome.seconds), ""
+            )
             continue
         last = size(facts, "free_bytes") if planned else human_seconds(outcome.seconds)
         folder = facts.get("folder", "")
         table.add_row(
-            outcome.spec.name, facts["result"], size(facts, "sent_bytes"), size(facts, "there_bytes"), last, folder
+            outcome.spec.name,
+            facts["result"],
+            facts.get("runtime") or "",
+            size(facts, "sent_bytes"),
+            size(facts, "there_bytes"),
+            last,
+            folder,
         )
     show(table)

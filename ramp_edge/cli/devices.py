@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ramp_edge.cli.devices_diff import diff_devices
 from ramp_edge.cli.tables import GAP, console, make_table, show
 from ramp_edge.errors import ProfileError
 
@@ -95,7 +96,10 @@ def show_device(
             "bandwidth, effective of peak",
             f"{_rate(target.bandwidth_effective_bytes_s)} of {_rate(target.bandwidth_peak_bytes_s)}",
         ),
-        ("time per token beside that", f"{target.token_overhead_s * 1e3:g} ms"),
+        (
+            "time beside that",
+            f"{target.token_overhead_s * 1e3:g} ms a token, {target.layer_overhead_s * 1e6:g} us a layer{_in_cache(target)}",
+        ),
         ("backend", target.backend),
         ("decode threads of cores", f"{target.decode_threads} of {target.cores}"),
         ("instruction sets", ", ".join(target.isa)),
@@ -118,6 +122,9 @@ def show_device(
             support.source,
         )
     show(types)
+
+
+app.command("diff", epilog="Example:  ramp-edge devices diff raspberry-pi-5-8gb my-board.yaml")(diff_devices)
 
 
 @app.command("validate", epilog="Example:  ramp-edge devices validate my-board.yaml other-board.yaml")
@@ -163,6 +170,9 @@ def _target_record(target: DeviceTarget) -> dict[str, Any]:
         "bandwidth_peak_bytes_s": target.bandwidth_peak_bytes_s,
         "bandwidth_effective_bytes_s": target.bandwidth_effective_bytes_s,
         "token_overhead_s": target.token_overhead_s,
+        "layer_overhead_s": target.layer_overhead_s,
+        "layer_overhead_in_cache_s": target.layer_overhead_in_cache_s,
+        "cache_bytes": target.cache_bytes,
         "cores": target.cores,
         "decode_threads": target.decode_threads,
         "isa": list(target.isa),
@@ -191,6 +201,14 @@ def _memory(target: DeviceTarget) -> str:
     from ramp_edge.units import human_bytes
 
     return f"{human_bytes(target.memory_usable_bytes)} of {human_bytes(target.memory_total_bytes)}"
+
+
+def _in_cache(target: DeviceTarget) -> str:
+    from ramp_edge.units import human_bytes
+
+    if not target.cache_bytes:
+        return ""
+    return f" ({target.layer_overhead_in_cache_s * 1e6:g} within the cache of {human_bytes(target.cache_bytes)})"
 
 
 def _rate(bytes_s: float) -> str:

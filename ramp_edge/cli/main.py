@@ -15,10 +15,12 @@ from typer.core import TyperGroup
 
 from ramp_edge import __version__
 from ramp_edge.cli import devices, runtime, targets
+from ramp_edge.cli.bench import BENCH_EXAMPLES, bench_command
 from ramp_edge.cli.build import BUILD_EXAMPLES, build_command
 from ramp_edge.cli.deploy import DEPLOY_EXAMPLES, deploy_command
 from ramp_edge.cli.evaluate import evaluate
 from ramp_edge.cli.inspect import inspect_file
+from ramp_edge.cli.probe import PROBE_EXAMPLES, probe_command
 from ramp_edge.cli.run import run
 from ramp_edge.cli.stdout import CheckedStdout
 from ramp_edge.errors import RampEdgeError
@@ -66,6 +68,8 @@ app.command("eval", epilog="Example:  ramp-edge eval out --text wiki.test.raw --
 )
 app.command("inspect", epilog="Example:  ramp-edge inspect out/model.gguf --sort size")(inspect_file)
 app.command("deploy", epilog=DEPLOY_EXAMPLES)(deploy_command)
+app.command("bench", epilog=BENCH_EXAMPLES)(bench_command)
+app.command("probe", epilog=PROBE_EXAMPLES)(probe_command)
 app.add_typer(targets.app, name="targets")
 app.add_typer(devices.app, name="devices")
 app.add_typer(runtime.app, name="runtime")

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ramp_edge.device.target import DEFAULT_FOLDER, TargetSpec
 from ramp_edge.errors import TargetsFileError
-from ramp_edge.shipped import config_dir
+from ramp_edge.shipped import cache_dir, config_dir
 from ramp_edge.yaml_source import LocatedYaml, read_yaml
 
 FILE_VARIABLE = "RAMP_EDGE_TARGETS"
@@ -129,7 +129,8 @@ def find_target(text: str, path: Path | None = None) -> TargetSpec:
     if text in known:
         return known[text]
     if text == LOCAL:
-        return TargetSpec(name=LOCAL, host=None)
+        # This machine has a cache for such files: nothing appears in the user's home.
+        return TargetSpec(name=LOCAL, host=None, folder=str(cache_dir() / "board"))
     try:
         user, host, port = parse_address(text)
     except ValueError as error:

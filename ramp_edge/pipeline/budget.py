@@ -12,7 +12,7 @@ from ramp_edge.events import EventBus
 from ramp_edge.pipeline.request import BuildRequest
 from ramp_edge.profile.advice import what_would_fit
 from ramp_edge.profile.memory import KV_PAD_CELLS, kv_cache_bytes, memory_budget, weight_bytes
-from ramp_edge.profile.speed import decode_seconds, kv_read_bytes, seconds_per_byte
+from ramp_edge.profile.speed import decode_seconds, kv_read_bytes, overhead_seconds, seconds_per_byte
 from ramp_edge.records import DeviceTarget, MemoryBudget, ModelInventory
 from ramp_edge.units import human_bytes, limit_and_need
 
@@ -273,4 +273,4 @@ def fixed_seconds(inventory: ModelInventory, target: DeviceTarget, limits: Limit
         for t in inventory.tensors
         if not t.quantizable
     )
-    return kv + kept + target.token_overhead_s
+    return kv + kept + overhead_seconds(inventory, target, limits.max_weight_bytes)

@@ -8,6 +8,8 @@ from ramp_edge.device.release import LocalFile
 from ramp_edge.errors import ArtifactMismatchError, UsageError
 from ramp_edge.pipeline.output_folder import MODEL_FILE, RECORD_FILE
 from ramp_edge.pipeline.record import read_record
+from ramp_edge.profile.load import load_target
+from ramp_edge.records import DeviceTarget
 
 
 def files_of_build(output: Path) -> dict[str, LocalFile]:
@@ -32,3 +34,15 @@ def files_of_build(output: Path) -> dict[str, LocalFile]:
             hint="build again, or deploy a folder as `ramp-edge build` left it",
         )
     return {MODEL_FILE: model, RECORD_FILE: LocalFile.of(record_path)}
+
+
+def device_of_build(output: Path) -> DeviceTarget:
+    """The device that a build was made for, by the profile that its record names. Raises ProfileError where that is gone."""
+    device = read_record(output / RECORD_FILE).get("device")
+    if not isinstance(device, dict) or "profile_path" not in device:
+        raise UsageError(
+            f"{output / RECORD_FILE} names no device",
+            hint="give the target a profile in targets.yaml, or --runtime none",
+        )
+    path = Path(str(device["profile_path"]))
+    return load_target(str(path)) if path.is_file() else load_target(str(device.get("name")))

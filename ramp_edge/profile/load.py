@@ -293,6 +293,8 @@ def _target(path: Path, document: LocatedYaml) -> DeviceTarget:
     speed_measured = [profile.bandwidth.effective.measured, *(s.measured for s in types.values())]
     if overhead is not None:
         speed_measured.append(overhead.measured)
+    layer_overhead_s = 0.0 if overhead is None else overhead.per_layer_microseconds / 1e6
+    in_cache = None if overhead is None else overhead.per_layer_in_cache_microseconds
     return DeviceTarget(
         name=path.stem,
         title=profile.title,
@@ -312,4 +314,7 @@ def _target(path: Path, document: LocatedYaml) -> DeviceTarget:
         profile_path=path,
         measured=all(speed_measured),
         token_overhead_s=0.0 if overhead is None else overhead.milliseconds / 1e3,
+        layer_overhead_s=layer_overhead_s,
+        layer_overhead_in_cache_s=layer_overhead_s if in_cache is None else in_cache / 1e6,
+        cache_bytes=0 if profile.cache is None else parse_bytes(profile.cache.value),
     )

@@ -112,6 +112,20 @@ class RateFigure(_Sourced):
 
 class OverheadFigure(_Sourced):
     milliseconds: float = Field(ge=0, le=1000, allow_inf_nan=False, description="Fixed time per decoded token.")
+    per_layer_microseconds: float = Field(
+        default=0.0,
+        ge=0,
+        le=100_000,
+        allow_inf_nan=False,
+        description="Time per layer and token beside reading weights.",
+    )
+    per_layer_in_cache_microseconds: float | None = Field(
+        default=None,
+        ge=0,
+        le=100_000,
+        allow_inf_nan=False,
+        description="The same for a model that fits in the last cache; as above where it is absent.",
+    )
 
 
 class Memory(_Part):
@@ -159,6 +173,7 @@ class Profile(_Part):
     extends: str | None = Field(default=None, description="A profile whose values are taken where this one has none.")
     memory: Memory
     bandwidth: Bandwidth
+    cache: SizeFigure | None = Field(default=None, description="The last cache, where it decides speeds.")
     token_overhead: OverheadFigure | None = None
     processor: Processor
     bits: Bits

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
-VERBS = ["", "build", "run", "eval", "inspect", "devices", "devices list", "devices show", "devices validate",
-         "runtime", "runtime fetch", "runtime build", "deploy", "targets", "targets list", "targets check"]  # fmt: skip
+VERBS = ["", "build", "run", "eval", "inspect", "deploy", "bench", "probe", "targets", "targets list", "targets check",
+         "devices", "devices list", "devices show", "devices diff", "devices validate", "runtime", "runtime list",
+         "runtime fetch", "runtime build"]  # fmt: skip
 
 
 def _help(verb: str) -> str:

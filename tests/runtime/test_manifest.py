@@ -39,6 +39,16 @@ def test_the_project_requires_the_same_version() -> None:
         (lambda m: m["llama_cpp"].update(folder="a/../../b"), "leaves the archive"),
         (lambda m: m["build"].update(tools=[]), r"build\.tools"),
         (lambda m: m.update(extra=1), "extra: Extra inputs"),
+        (lambda m: m["recipes"][0].update(name="host"), "recipes: host is there twice or reserved"),
+        (lambda m: m["recipes"][1].update(name="metal"), "recipes: metal is there twice or reserved"),
+        (lambda m: m["recipes"][0].update(flag_sets=["fast"]), "recipe aarch64-armv8-a: no flag set fast"),
+        (lambda m: m["recipes"][0].update(built_on="moon"), r"recipes\.0\.built_on"),
+        (lambda m: m["recipes"][0].update(flags=["-march=native"]), r"recipes\.0\.flags\.0"),
+        (lambda m: m["recipes"][0].update(tools=["../evil"]), r"recipes\.0\.tools\.0"),
+        (lambda m: m["recipes"][0].update(name="a/b"), r"recipes\.0\.name"),
+        (lambda m: m["recipes"][0].update(source=["src/"]), "aarch64-armv8-a is built here"),
+        (lambda m: m["recipes"][-1].update(needs=[]), "metal is built on the board"),
+        (lambda m: m["recipes"][-1].update(compiler={"prefix": "x-", "package": "xx"}), "metal is built on the board"),
     ],
 )
 def test_wrong_fields_are_named(tmp_path: Path, edit: object, words: str) -> None:

@@ -1,0 +1,104 @@
+"""From times of synthetic models to the figures of a profile.
+
+A token's time is taken as bytes x seconds per byte of their type, plus a fixed part, plus a part per layer, which is smaller
+where all weights stay in the last cache (`profile/speed.py` predicts with the same formula). Four models of Q8_0, wide, deep,
+and two small ones, give its unknowns; each other type then needs one wide model and gives one figure.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ramp_edge.codec.types import QuantType
+
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timing:
+    """Seconds per decoded token of a model whose matrices all have one type."""
+
+    matrix_bytes: int
+    n_layer: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Overheads:
+    """Q8_0's part of a profile."""
+
+    seconds_per_byte: float
+    token_s: float
+    layer_s: float
+    layer_in_cache_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpeedFit:
+    """What a profile needs."""
+
+    overheads: Overheads
+    decode_efficiency: dict[QuantType, float]
+    """Bytes per second relative to Q8_0's."""
+
+
+def fit_overheads(timings: Sequence[Timing], cache_bytes: int) -> Overheads:
+    """The figures, none of them negative, that come nearest to these times of Q8_0 models; bytes always count.
+
+    Without a model larger than the cache, or without one that fits, both figures per layer are the same.
+    """
+    in_cache = [t.matrix_bytes <= cache_bytes for t in timings]
+    both = any(in_cache) and not all(in_cache)
+    terms = np.array(
+        [
+            [t.matrix_bytes, 1.0, t.n_layer * (not (both and inside)), t.n_layer * (both and inside)]
+            for t, inside in zip(timings, in_cache, strict=True)
+        ]
+    )
+    # Relative errors: a tenth of a small model's time is as wrong as a tenth of a large one's.
+    rows = terms / np.array([t.seconds for t in timings])[:, None]
+    found = _least_squares(rows)
+    per_byte_s, token_s, layer_s, layer_in_cache_s = map(float, found)
+    return Overheads(
+        seconds_per_byte=per_byte_s,
+        token_s=token_s,
+        layer_s=layer_s,
+        layer_in_cache_s=layer_in_cache_s if both else layer_s,
+    )
+
+
+def _least_squares(rows: Float64) -> Float64:
+    """x >= 0 with rows @ x nearest to ones, its first entry above 0. So few unknowns that every set of zeros is tried."""
+    others = range(1, rows.shape[1])
+    best: tuple[float, Float64] | None = None
+    for count in range(len(others), -1, -1):
+        for chosen in itertools.combinations(others, count):
+            used = [0, *chosen]
+            part = np.linalg.lstsq(rows[:, used], np.ones(len(rows)), rcond=None)[0]
+            if part[0] <= 0 or (part < 0).any():
+                continue
+            full = np.zeros(rows.shape[1])
+            full[used] = part
+            error = float(np.square(rows @ full - 1).sum())
+            if best is None or error < best[0] - 1e-9:
+                best = error, full
+    assert best is not None, "bytes alone always fit with a positive factor"
+    return best[1]
+
+
+def fit_speeds(q8_0: Sequence[Timing], types: Mapping[QuantType, Timing], cache_bytes: int) -> SpeedFit:
+    """The figures of a board from models of Q8_0, and one of every other type that no cache holds."""
+    overheads = fit_overheads(q8_0, cache_bytes)
+    efficiency = {QuantType.Q8_0: 1.0}
+    for quant_type, timing in types.items():
+        layer_s = overheads.layer_in_cache_s if timing.matrix_bytes <= cache_bytes else overheads.layer_s
+        fixed_s = overheads.token_s + layer_s * timing.n_layer
+        # Never less than half of the time: a model that small would be timed for nothing.
+        reading_s = max(timing.seconds - fixed_s, timing.seconds / 2)
+        efficiency[quant_type] = overheads.seconds_per_byte * timing.matrix_bytes / reading_s
+    return SpeedFit(overheads=overheads, decode_efficiency=efficiency)

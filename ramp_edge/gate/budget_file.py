@@ -127,4 +127,4 @@ def _entries(
                 at = document.place_of((*location, index, name))
                 yield at, partial(parse_regression, name, value, at)
         else:
-            yield place, partial(parse_limit, entry if isinstance(entry, str) else repr(entry), place)
+            yield place, partial(parse_limit, entry, place)

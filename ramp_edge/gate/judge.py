@@ -27,7 +27,7 @@ from ramp_edge.gate.values import format_apart, format_value, percent
 from ramp_edge.gate.verdict import GateResult, Judgement, SubjectResult, Verdict
 
 _WORDS = {"<=": "allows at most", "<": "wants less than", ">=": "wants at least", ">": "wants more than"}
-_NEAR = 0.8
+_NEAR = 0.85
 """So alike that one name is a misspelling of the other."""
 _ROUNDING = 1e-12
 """0.6 / 12 is a little more than 5 %."""
@@ -77,7 +77,7 @@ def _check_devices(budget: Budget, subjects: Sequence[Subject], every_device: bo
     absent = [name for name in budget.devices if name not in names]
     unspoken = [name for name in names if name not in budget.devices]
     for name in absent:
-        # Names that differ in numbers alone are siblings: pi-8gb and pi-16gb, lab-1 and lab-2.
+        # Names that differ in numbers alone are siblings: pi-8gb and pi-16gb, lab and lab-2.
         others = [other for other in unspoken if _without_numbers(other) != _without_numbers(name)]
         if near := difflib.get_close_matches(name, others, n=1, cutoff=_NEAR):
             # Its rules would silently apply to nothing.
@@ -94,7 +94,7 @@ def _check_devices(budget: Budget, subjects: Sequence[Subject], every_device: bo
 
 
 def _without_numbers(name: str) -> str:
-    return re.sub(r"[0-9]+", "#", name)
+    return re.sub(r"[-_.]?[0-9]+", "", name)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,9 +11,8 @@ from ramp_edge.gate.view import heading, one_line, row, sources
 
 def junit_xml(result: GateResult) -> str:
     """The document, in the shape that Jenkins, GitLab and GitHub actions read."""
-    root = ET.Element(
-        "testsuites", name="ramp-edge gate", **_counts([j for s in result.subjects for j in s.judgements])
-    )
+    everything = [judgement for one in result.subjects for judgement in one.judgements]
+    root = ET.Element("testsuites", {"name": "ramp-edge gate", **_counts(everything)})
     for one in result.subjects:
         root.append(_suite(one))
     ET.indent(root, " ")

@@ -67,9 +67,9 @@ class Skip:
 Rule = Limit | Regression
 
 
-def parse_limit(text: str, place: Place) -> Limit:
+def parse_limit(text: object, place: Place) -> Limit:
     """A limit such as `kl_mean <= 0.05`. Raises ValueError that shows how to write it."""
-    match = _LIMIT.match(text)
+    match = _LIMIT.match(text) if isinstance(text, str) else None
     if match is None:
         raise ValueError(f"{text!r} is no rule: write `size_bytes <= 95 MB` or `decode_tok_s.median: -5%`")
     metric = find_metric(match["name"])

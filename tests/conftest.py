@@ -190,7 +190,9 @@ def ramp_edge_cli() -> Callable[..., subprocess.CompletedProcess[str]]:
 def tiny_build(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a real build of the tiny model; read-only for tests."""
     folder = tmp_path_factory.mktemp("tiny-build")
-    done = run_ramp_edge("build", tiny_gguf, "--device", "raspberry-pi-5", "--effort", "fast", "-o", folder / "out", cwd=folder)
+    done = run_ramp_edge(
+        "build", tiny_gguf, "--device", "raspberry-pi-5", "--effort", "fast", "-o", folder / "out", cwd=folder
+    )
     assert done.returncode == 0, done.stderr
     return folder / "out"
 

@@ -166,6 +166,7 @@ print("HEAVY", [name for name in {heavy!r} if name in sys.modules])
         ["devices", "list"],
         ["run", "--help"],
         ["bench", "--help"],
+        ["gate", "--help"],
         ["probe", "--help"],
         ["deploy", "--help"],
         ["targets", "check", "--help"],

@@ -6,6 +6,7 @@ A section of a device adds to the defaults; where both have a rule of the same k
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,8 @@ devices:
     - decode_tok_s.median: -5%
 """
 _KEYS = ("defaults", "devices")
+_QUOTED = re.compile(r"^\s*(?P<name>[^\s:<>=]+)\s*:\s*(?P<value>[^<>=]*?)\s*$")
+"""A regression in quotes is text to YAML, and means the same."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,5 +129,7 @@ def _entries(
             for name, value in entry.items():
                 at = document.place_of((*location, index, name))
                 yield at, partial(parse_regression, name, value, at)
+        elif isinstance(entry, str) and (quoted := _QUOTED.match(entry)):
+            yield place, partial(parse_regression, quoted["name"], quoted["value"], place)
         else:
             yield place, partial(parse_limit, entry, place)

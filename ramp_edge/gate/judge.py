@@ -3,11 +3,12 @@
 A limit is judged by the value: beyond it is a violation, whatever the noise. A regression with the change c in the worse
 direction, the allowance a and the noise u of both runs together, all as shares of the baseline's value:
 
+    c + u <= a          pass: within the allowance even if noise flattered both runs
     c > a and c > u     violated: worse than allowed, and by more than noise can explain
-    otherwise u > a     noisy: a regression of the allowed size could not be told from noise, so nothing passes
-    otherwise           pass (then c <= a)
+    otherwise u > a     noisy: a loss of the allowed size could not be told from noise, so nothing passes
+    otherwise           pass: no worse than allowed, seen through less noise than that
 
-So more noise never turns a violation into a pass, and a better value never turns a pass into anything else.
+So more noise never makes a pass, and a better value never turns a pass into anything else.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from ramp_edge.gate.verdict import GateResult, Judgement, SubjectResult, Verdict
 _WORDS = {"<=": "allows at most", "<": "wants less than", ">=": "wants at least", ">": "wants more than"}
 _NEAR = 0.85
 """So alike that one name is a misspelling of the other."""
+_DOUBTS_TOLD = 2
 _ROUNDING = 1e-12
 """0.6 / 12 is a little more than 5 %."""
 
@@ -125,7 +127,7 @@ def _judge_rule(rule: Rule, subject: Subject, old: Subject | _NoBaseline, limits
         return _said(rule, Verdict.MISSING, _missing(rule.metric, subject), None)
     if rule.metric.source is Source.BENCH and subject.doubts:
         return _said(
-            rule, Verdict.UNSTABLE, f"{rule.metric.name}: the bench is unstable: {'; '.join(subject.doubts)}", new
+            rule, Verdict.UNSTABLE, f"{rule.metric.name}: the bench is unstable: {_first(subject.doubts)}", new
         )
     if isinstance(rule, Limit):
         return judge_limit(rule, new)
@@ -141,9 +143,15 @@ def _judge_rule(rule: Rule, subject: Subject, old: Subject | _NoBaseline, limits
             rule, Verdict.UNLIKE, f"{rule.metric.name}: {before.path} is no baseline: {'; '.join(unlike)}", new
         )
     if rule.metric.source is Source.BENCH and old.doubts:
-        doubts = "; ".join(old.doubts)
+        doubts = _first(old.doubts)
         return _said(rule, Verdict.UNSTABLE, f"{rule.metric.name}: the baseline's bench is unstable: {doubts}", new)
     return judge_regression(rule, new, before)
+
+
+def _first(doubts: Sequence[str]) -> str:
+    """Enough of them to know what to mend; bench.json has them all."""
+    more = f"; and {len(doubts) - _DOUBTS_TOLD} more" if len(doubts) > _DOUBTS_TOLD else ""
+    return "; ".join(doubts[:_DOUBTS_TOLD]) + more
 
 
 def _said(rule: Rule, verdict: Verdict, reason: str, measured: Measurement | None) -> Judgement:
@@ -175,7 +183,9 @@ def judge_regression(rule: Regression, new: Measurement, old: Measurement) -> Ju
     worse = _share(worse, old.value)
     change = worse if metric.better is Better.LOWER else -worse
     noise = math.inf if new.noise is None or old.noise is None else _share(new.noise + old.noise, old.value)
-    if worse > rule.allowed + _ROUNDING and worse > noise:
+    if worse + noise <= rule.allowed:
+        verdict, reason = Verdict.PASS, ""
+    elif worse > rule.allowed + _ROUNDING and worse > noise:
         value, before = format_apart(new.value, old.value, metric.unit)
         verdict = Verdict.VIOLATED
         reason = f"{metric.name} is {value}, {percent(change, sign=True)} from {before} of the baseline; {rule.allowed_text} is allowed"

@@ -63,6 +63,14 @@ def test_the_board_s_own_section_has_the_last_word(rules: Path) -> None:
     assert not skipped, "kitchen has a rule for it again"
 
 
+def test_quotes_change_nothing(rules: Path) -> None:
+    plain = read_budget(rules)
+    rules.write_text(
+        RULES.replace("- kl_mean: skip", '- "kl_mean: skip"').replace("- kl_mean: +10%", "- 'kl_mean: +10%'")
+    )
+    assert read_budget(rules) == plain
+
+
 def test_the_example_of_the_hint_is_valid(tmp_path: Path) -> None:
     path = tmp_path / "budgets.yaml"
     path.write_text(EXAMPLE)
@@ -93,7 +101,11 @@ def test_the_example_of_the_hint_is_valid(tmp_path: Path) -> None:
         ("defaults:\n  - ppl_ratio: +5%\n", 2, "compares with the reference already: give a limit"),
         ("defaults:\n  - decode_tok_s.min: -5%\n", 2, "compare the median"),
         ("defaults:\n  - size_bytes: skip\n", 2, "only a device's section can skip"),
-        ("defaults:\n  - kl_mean <= 1\n  - size_bytes <= 1 MB\n  - kl_mean <= 2\n", 4, "such a rule already, on line 2"),
+        (
+            "defaults:\n  - kl_mean <= 1\n  - size_bytes <= 1 MB\n  - kl_mean <= 2\n",
+            4,
+            "such a rule already, on line 2",
+        ),
         ("defaults:\n  - decode_tok_s >= 1\n  - decode_tok_s.median >= 2\n", 3, "such a rule already, on line 2"),
         ("defaults:\n", 1, "is empty"),
         ("defaults: size_bytes <= 9 MB\n", 1, "must be a list of rules"),
@@ -118,7 +130,9 @@ def test_a_mistake_is_named_with_its_line(tmp_path: Path, text: str, line: int, 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     path = tmp_path / "budgets.yaml"
-    path.write_text("defaults:\n  - x <= 1\n  - kl_mean: 9\n    kl_p99: +1%\ndevices:\n  a:\n    - size_bytes > 1\nc: 1\n")
+    path.write_text(
+        "defaults:\n  - x <= 1\n  - kl_mean: 9\n    kl_p99: +1%\ndevices:\n  a:\n    - size_bytes > 1\nc: 1\n"
+    )
     with pytest.raises(BudgetFileError) as caught:
         read_budget(path)
     lines = sorted(int(line.split(":")[1]) for line in caught.value.message.splitlines())

@@ -92,14 +92,17 @@ def test_values_that_differ_by_a_byte_are_told_apart() -> None:
         (-0.06, 0.04, 0.05, Verdict.NOISY),  # 8 % does
         (-0.09, 0.04, 0.05, Verdict.VIOLATED),
         (-0.01, 0.04, 0.05, Verdict.NOISY),  # a real loss of 5 % could look like this
-        (+0.20, 0.04, 0.05, Verdict.NOISY),  # and so could this: a gate that cannot see is no gate
+        (+0.02, 0.04, 0.05, Verdict.NOISY),  # and so could this
+        (+0.04, 0.04, 0.05, Verdict.PASS),  # here 8 % of luck would still leave a loss of only 4 %
         (+0.20, 0.01, 0.05, Verdict.PASS),
         (0.0, 0.0, 0.0, Verdict.PASS),
         (-1e-6, 0.0, 0.0, Verdict.VIOLATED),
         (0.0, 0.001, 0.0, Verdict.NOISY),
     ],
 )
-def test_a_regression_needs_more_than_noise(change: float, noise_each: float, allowed: float, expected: Verdict) -> None:
+def test_a_regression_needs_more_than_noise(
+    change: float, noise_each: float, allowed: float, expected: Verdict
+) -> None:
     old, new = measured(20.0, 20 * noise_each), measured(20 * (1 + change), 20 * noise_each)
     judgement = judge_regression(regression("decode_tok_s.median", allowed), new, old)
     assert judgement.verdict is expected
@@ -166,10 +169,11 @@ def test_more_noise_never_makes_a_pass(
     quiet = judge_regression(rule, measured(value, noise), measured(before, noise_before)).verdict
     loud = judge_regression(rule, measured(value, noise + more), measured(before, noise_before)).verdict
     assert loud is not Verdict.PASS or quiet is Verdict.PASS
-    # And a pass means what it says: no worse than allowed, and any loss of the allowed size would have stood out.
+    # And a pass means what it says: no worse than allowed, and a loss of twice that would have stood out.
     if quiet is Verdict.PASS:
         assert (before - value) / before <= allowed + 1e-9
-        assert (noise + noise_before) / before <= allowed + 1e-9
+        share = (noise + noise_before) / before
+        assert share <= allowed + 1e-9 or (before - value) / before + share <= allowed
 
 
 @given(st.sampled_from(WITH_LIMITS), POSITIVE, st.sampled_from(WITH_REGRESSIONS))
@@ -209,7 +213,11 @@ def test_the_bench_s_own_doubts_leave_exact_figures_alone() -> None:
         ({"runtime commit": "a"}, {"runtime commit": "b"}, "runtime commit a, in the baseline b"),
         ({"CPU": "x"}, {}, "CPU x, in the baseline unknown"),
         ({"governors": ""}, {"governors": "ondemand"}, "governors none, in the baseline ondemand"),
-        ({"reference's perplexity": 20.0}, {"reference's perplexity": 20.1}, "reference's perplexity 20, in the baseline 20.1"),
+        (
+            {"reference's perplexity": 20.0},
+            {"reference's perplexity": 20.1},
+            "reference's perplexity 20, in the baseline 20.1",
+        ),
     ],
 )
 def test_other_conditions_are_no_baseline(new: dict[str, str], old: dict[str, str], words: str) -> None:
@@ -257,7 +265,9 @@ def test_the_baseline_with_most_in_common_counts() -> None:
 
 
 def test_a_violation_goes_before_doubts() -> None:
-    budget = replace(one_rule(limit("size_bytes <= 1 MB")), defaults=(limit("size_bytes <= 1 MB"), limit("kl_mean <= 1")))
+    budget = replace(
+        one_rule(limit("size_bytes <= 1 MB")), defaults=(limit("size_bytes <= 1 MB"), limit("kl_mean <= 1"))
+    )
     result = judge(budget, [subject(size_bytes=measured(2e6))], None)
     error = result.error()
     assert isinstance(error, BudgetViolatedError)

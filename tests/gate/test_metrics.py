@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ramp_edge.cli import tasks_report
 from ramp_edge.device import bench_records
 from ramp_edge.evaluate.tasks.definitions import TASKS as TASK_DEFINITIONS
-from ramp_edge.cli import tasks_report
 from ramp_edge.gate import documents
 from ramp_edge.gate.metrics import ALIASES, METRICS, TASKS, Source, at_depth, find_metric
 from ramp_edge.pipeline import record
@@ -21,7 +21,7 @@ def test_the_versions_are_those_that_are_written() -> None:
 
 
 def test_the_tasks_are_those_that_are_evaluated() -> None:
-    assert TASKS == {name: tuple(m.value for m in d.metrics) for name, d in TASK_DEFINITIONS.items()}
+    assert {name: tuple(m.value for m in d.metrics) for name, d in TASK_DEFINITIONS.items()} == TASKS
 
 
 @pytest.mark.parametrize(

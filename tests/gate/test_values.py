@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,9 +50,8 @@ def test_values(text: str, unit: Unit, value: float) -> None:
     ],
 )
 def test_what_is_no_value_is_told_how_to_be_one(text: str, unit: Unit, words: str) -> None:
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match=re.escape(words)):
         parse_value(text, unit)
-    assert words in str(caught.value)
 
 
 @given(st.floats(1e-6, 1e12), st.floats(1e-6, 1e12), st.sampled_from(Unit))
@@ -62,5 +63,11 @@ def test_values_that_differ_look_different(a: float, b: float, unit: Unit) -> No
 
 
 def test_percentages() -> None:
-    assert [percent(x) for x in (0.05, 0.12345, 12.5, -0.0012, float("inf"))] == ["5%", "12.3%", "1250%", "-0.12%", "inf%"]
+    assert [percent(x) for x in (0.05, 0.12345, 12.5, -0.0012, float("inf"))] == [
+        "5%",
+        "12.3%",
+        "1250%",
+        "-0.12%",
+        "inf%",
+    ]
     assert [percent(x, sign=True) for x in (0.05, -0.05, 2.0)] == ["+5%", "-5%", "+200%"]

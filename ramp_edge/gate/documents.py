@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ramp_edge.errors import UsageError
+from ramp_edge.gate.plain import one_line
 
 BUILD_VERSION = 1
 BENCH_VERSION = 1
@@ -22,6 +23,7 @@ BUILD_FILE, BENCH_FILE = "build.json", "bench.json"
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+Text = Annotated[str, AfterValidator(one_line)]
 _MOST_BYTES = 1 << 28
 
 
@@ -58,7 +60,7 @@ class EvaluationPart(_Part):
 class MemoryLinePart(_Part):
     """A line of the memory budget."""
 
-    name: str
+    name: Text
     size_bytes: Count
 
 
@@ -73,27 +75,27 @@ class MemoryPart(_Part):
 class BuildModelPart(_Part):
     """The source model."""
 
-    name: str
-    sha256: str
+    name: Text
+    sha256: Text
     ctx: Count
-    kv_type: str
+    kv_type: Text
 
 
 class BuildDevicePart(_Part):
     """The profile."""
 
-    name: str
+    name: Text
 
 
 class BuildDocument(_Part):
     """build.json."""
 
     dry_run: bool
-    versions: dict[str, str]
+    versions: dict[Text, Text]
     model: BuildModelPart
     device: BuildDevicePart
     file_bytes: Count
-    file_sha256: str | None
+    file_sha256: Text | None
     bits_per_weight: Positive
     memory: MemoryPart
     predicted_decode_tok_s: Positive
@@ -141,17 +143,17 @@ class PredictionPart(_Part):
 class UnstablePart(_Part):
     """A reason for doubt."""
 
-    kind: str
-    detail: str
+    kind: Text
+    detail: Text
 
 
 class BenchModelPart(_Part):
     """One model of a bench."""
 
-    label: str
+    label: Text
     file_bytes: Count
-    sha256: str
-    kv_type: str
+    sha256: Text
+    kv_type: Text
     decode: list[SpeedPart]
     prefill: list[SpeedPart]
     memory: list[MemoryUsePart]
@@ -163,22 +165,22 @@ class BenchModelPart(_Part):
 class FactsPart(_Part):
     """What decides the speed of a board."""
 
-    machine: str | None
-    board_model: str | None
-    cpu_model: str | None
-    gpu_model: str | None
+    machine: Text | None
+    board_model: Text | None
+    cpu_model: Text | None
+    gpu_model: Text | None
     usable_cores: Count | None
-    governors: list[str]
-    power_mode: str | None
+    governors: list[Text]
+    power_mode: Text | None
 
 
 class BenchDocument(_Part):
     """bench.json."""
 
-    target: str
-    exec_prefix: list[str]
-    runtime_commit: str | None
-    backends: str | None
+    target: Text
+    exec_prefix: list[Text]
+    runtime_commit: Text | None
+    backends: Text | None
     models: Annotated[list[BenchModelPart], Field(min_length=1)]
     facts_before: FactsPart
     unstable: list[UnstablePart]
@@ -210,25 +212,25 @@ class TaskRunPart(_Part):
     """A model on a task."""
 
     n_ctx: Count
-    accuracy: dict[str, AccuracyPart]
+    accuracy: dict[Text, AccuracyPart]
 
 
 class TaskPart(_Part):
     """A task."""
 
-    task: str
-    headline: str
-    file_sha256: str
+    task: Text
+    headline: Text
+    file_sha256: Text
     n_items: Count
     model: TaskRunPart
-    comparison: dict[str, ComparisonPart] | None
+    comparison: dict[Text, ComparisonPart] | None
 
 
 class TasksModelPart(_Part):
     """The evaluated file."""
 
-    label: str
-    sha256: str
+    label: Text
+    sha256: Text
     file_bytes: Count
 
 
@@ -242,7 +244,7 @@ class AveragePart(_Part):
 class TasksDocument(_Part):
     """The result of `ramp-edge eval --tasks --json`."""
 
-    engine: str
+    engine: Text
     model: TasksModelPart
     reference: TasksModelPart | None
     tasks: Annotated[list[TaskPart], Field(min_length=1)]
@@ -312,6 +314,6 @@ def _read(path: Path) -> Document:
                 return kind.model_validate(data)
             except ValidationError as error:
                 first = error.errors(include_url=False, include_input=False)[0]
-                place = ".".join(map(str, first["loc"]))
+                place = one_line(".".join(map(str, first["loc"])))
                 raise ValueError(f"{path} is no whole record: {place}: {first['msg'].lower()}") from None
     raise ValueError(f"{path} is no record of a build, a bench or a task evaluation")

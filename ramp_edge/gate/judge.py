@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from ramp_edge.errors import GateUndecidedError
 from ramp_edge.gate.budget_file import Budget
 from ramp_edge.gate.metrics import HOW_TO_MEASURE, Better, Metric, Source
+from ramp_edge.gate.plain import one_line
 from ramp_edge.gate.rules import Limit, Regression, Rule
 from ramp_edge.gate.subject import Measurement, Subject, same_device, unlike_conditions, unlike_models
 from ramp_edge.gate.values import format_apart, format_value, percent
@@ -84,15 +85,15 @@ def _check_devices(budget: Budget, subjects: Sequence[Subject], every_device: bo
         if near := difflib.get_close_matches(name, others, n=1, cutoff=_NEAR):
             # Its rules would silently apply to nothing.
             raise GateUndecidedError(
-                f"{budget.places[name]}: devices.{name}: no record is for a device of that name, but there is one for {near[0]!r}",
+                f"{budget.places[name]}: devices.{one_line(name)}: no record is for a device of that name, but there is one for {near[0]!r}",
                 hint="correct the name in the budget",
             )
     if absent and every_device:
         raise GateUndecidedError(
-            f"no record for {', '.join(absent)}, and --every-device wants one for each section of {budget.path}",
+            f"no record for {', '.join(map(one_line, absent))}, and --every-device wants one for each section of {budget.path}",
             hint="give the records of those devices as well",
         )
-    return [f"no record for {name} ({budget.places[name]}): its rules were not judged" for name in absent]
+    return [f"no record for {one_line(name)} ({budget.places[name]}): its rules were not judged" for name in absent]
 
 
 def _without_numbers(name: str) -> str:

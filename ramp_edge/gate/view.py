@@ -1,9 +1,10 @@
-"""Judgements in words: the same cells for the table, Markdown and JUnit. Names from records are made harmless here."""
+"""Judgements in words: the same cells for the table, Markdown and JUnit."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ramp_edge.gate.plain import one_line
 from ramp_edge.gate.rules import Limit, Regression
 from ramp_edge.gate.values import format_apart, format_value, percent
 from ramp_edge.gate.verdict import Judgement, SubjectResult
@@ -28,11 +29,6 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         """In the order of COLUMNS."""
         return (self.metric, self.value, self.limit, self.headroom, self.verdict)
-
-
-def one_line(text: str) -> str:
-    """Text without anything that moves the cursor, breaks the line, turns its direction or cannot be encoded."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
 
 
 def heading(result: SubjectResult) -> str:

@@ -167,6 +167,25 @@ def test_in_a_github_action(ramp_edge_cli: Cli, tmp_path: Path) -> None:
     assert full.returncode == 13 and "step summary" in full.stderr
 
 
+def test_a_hostile_record_gives_no_workflow_commands(ramp_edge_cli: Cli, tmp_path: Path) -> None:
+    """Neither on stdout nor on stderr, where the runner listens as well, and no escape codes for a terminal."""
+    budget = _budget(tmp_path, "defaults: [size_bytes <= 1 MB, decode_tok_s >= 1]")
+    evil = "x\n::stop-commands::y\x1b[2J\u202e\ud800"
+    build = json.loads((ASSETS / "old" / "build.json").read_text())
+    build["device"]["name"] = build["model"]["name"] = evil
+    bench = json.loads((ASSETS / "old" / "bench.json").read_text())
+    bench["target"] = bench["models"][0]["label"] = evil
+    (tmp_path / "build.json").write_text(json.dumps(build))
+    for doubts, digest in (([{"kind": evil, "detail": evil}], build["file_sha256"]), ([], "e" * 64)):
+        bench["unstable"], bench["models"][0]["sha256"] = doubts, digest
+        (tmp_path / "bench.json").write_text(json.dumps(bench))
+        done = ramp_edge_cli("gate", tmp_path, "-b", budget, cwd=tmp_path)
+        assert done.returncode == (4 if doubts else 5)
+        assert "x\\n::stop-commands::y\\x1b[2J\\u202e\\ud800" in done.stderr
+        for line in (done.stdout + done.stderr).splitlines():
+            assert line.isprintable() and not line.lstrip().startswith("::"), line
+
+
 def test_a_folder_called_init_can_be_judged(ramp_edge_cli: Cli, tmp_path: Path) -> None:
     _budget(tmp_path, "defaults: [size_bytes <= 5 MB]")
     (tmp_path / "init").symlink_to(ASSETS / "old")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 from ramp_edge.errors import BudgetFileError, BudgetViolatedError, GateUndecidedError
@@ -56,6 +59,23 @@ def test_the_example_is_a_budget(tmp_path: Path) -> None:
     path.write_text(TEXT.split("```yaml\n")[1].split("```")[0])
     budget = read_budget(path)
     assert (len(budget.defaults), set(budget.devices)) == (3, {"raspberry-pi-5-8gb", "kitchen-pi"})
+
+
+def test_the_commands_run(ramp_edge_cli: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    """With a record of each kind in the place that the text gives it."""
+    (tmp_path / "out").symlink_to(ASSETS / "new")
+    (tmp_path / "baseline").symlink_to(ASSETS / "old")
+    (tmp_path / "eval.json").symlink_to(ASSETS / "new" / "eval.json")
+    commands = [
+        line.split("#")[0].split(" > ")[0] for line in TEXT.split("```console\n")[1].split("```")[0].splitlines()
+    ]
+    assert len(commands) == 4
+    for command in commands:
+        prompt, program, *args = shlex.split(command)
+        assert (prompt, program) == ("$", "ramp-edge")
+        done = ramp_edge_cli(*args, cwd=tmp_path)
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    assert {"budgets.yaml", "gate.xml", "gate.md"} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_verdicts_codes_and_fields(tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ from ramp_edge.gate.as_json import gate_json
 from ramp_edge.gate.github import annotation, annotation_lines
 from ramp_edge.gate.junit import junit_xml
 from ramp_edge.gate.markdown import MARKER, gate_markdown
+from ramp_edge.gate.plain import one_line
 from ramp_edge.gate.run import gate_files
 from ramp_edge.gate.verdict import GateResult
-from ramp_edge.gate.view import one_line
 
 ASSETS = Path(__file__).parent / "assets"
 HOSTILE = (
@@ -125,7 +125,9 @@ def test_hostile_names_stay_names(changed: Changed, budget: Callable[..., Path],
     for line in annotation_lines(result, Path.cwd()):
         assert "\n" not in line and "\r" not in line and "\x1b" not in line
         assert re.match(r"::error file=[^:,]*,line=\d+,title=[^:,]*::", line), line
-    assert json.loads(gate_json(result))["devices"][0]["target"] == HOSTILE
+    assert json.loads(gate_json(result))["devices"][0]["target"] == one_line(HOSTILE)
+    error = result.error()
+    assert error is not None and error.message.isprintable()
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)

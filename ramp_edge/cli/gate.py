@@ -42,9 +42,15 @@ def gate_command(
     limits_only: Annotated[
         bool, typer.Option("--limits-only", help="Skip the rules that need a baseline, and say so.")
     ] = False,
-    every_device: Annotated[
-        bool, typer.Option("--every-device", help="Want a record for every device of the budget.")
-    ] = False,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--device",
+            "-d",
+            help="Want a record for this device alone (repeatable).",
+            show_default="every one of the budget",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the verdict as JSON.")] = False,
     junit: Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML.", show_default=False)] = None,
     markdown: Annotated[
@@ -62,7 +68,7 @@ def gate_command(
         raise UsageError("--limits-only skips what --baseline is for", hint="give one of them")
     for_github = os.environ.get("GITHUB_ACTIONS") == "true" if github is None else github
     try:
-        result = _judged(records, budget, baseline or [], limits_only, every_device)
+        result = _judged(records, budget, baseline or [], limits_only, device or [])
     except RampEdgeError as error:
         if for_github:
             from ramp_edge.gate.github import annotation
@@ -85,11 +91,11 @@ def gate_command(
 
 
 def _judged(
-    records: list[Path], budget: Path, baseline: list[Path], limits_only: bool, every_device: bool
+    records: list[Path], budget: Path, baseline: list[Path], limits_only: bool, devices: list[str]
 ) -> GateResult:
     from ramp_edge.gate.run import gate_files
 
-    return gate_files(records, budget, baseline, limits_only=limits_only, every_device=every_device)
+    return gate_files(records, budget, baseline, limits_only=limits_only, devices=devices)
 
 
 def _write(result: GateResult, junit: Path | None, markdown: Path | None) -> None:

@@ -208,11 +208,17 @@ class ComparisonPart(_Part):
     retention: IntervalPart | None
 
 
+class ItemsPart(AccuracyPart):
+    """The same with the number of items."""
+
+    n_items: Annotated[int, Field(ge=1)]
+
+
 class TaskRunPart(_Part):
     """A model on a task."""
 
     n_ctx: Count
-    accuracy: dict[Text, AccuracyPart]
+    accuracy: dict[Text, ItemsPart]
 
 
 class TaskPart(_Part):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from ramp_edge.gate.documents import (
-    AccuracyPart,
     BenchDocument,
     BenchModelPart,
     BuildDocument,
     EvaluationPart,
+    ItemsPart,
     SpeedPart,
     TaskPart,
     TasksDocument,
@@ -134,8 +135,8 @@ def tasks_measurements(document: TasksDocument, path: Path) -> Found:
         conditions = _task_conditions(document, task)
         everything[task.task] = " ".join(str(value) for value in conditions.values())
 
-        def measured(result: AccuracyPart, conditions: dict[str, Condition] = conditions) -> Measurement:
-            return Measurement(value=result.value, noise=result.std_error, path=path, conditions=conditions)
+        def measured(result: ItemsPart, conditions: dict[str, Condition] = conditions) -> Measurement:
+            return Measurement(value=result.value, noise=_binomial_noise(result), path=path, conditions=conditions)
 
         for name, result in task.model.accuracy.items():
             found[f"accuracy.{task.task}.{name}"] = measured(result)
@@ -153,6 +154,13 @@ def tasks_measurements(document: TasksDocument, path: Path) -> Found:
         retained = None if average.comparison.retention is None else average.comparison.retention.value
         found |= _relative("average", average.comparison.difference.value, retained, path, everything)
     return found
+
+
+def _binomial_noise(result: ItemsPart) -> float:
+    """The standard error; where all or no answers are right it would be 0, so one more of each kind is assumed."""
+    n = result.n_items + 2
+    share = (result.value * result.n_items + 1) / n
+    return max(result.std_error, math.sqrt(share * (1 - share) / n)) if share < 1 else result.std_error
 
 
 def _task_conditions(document: TasksDocument, task: TaskPart) -> dict[str, Condition]:

@@ -23,8 +23,8 @@ from ramp_edge.errors import GateUndecidedError
 from ramp_edge.gate.budget_file import Budget
 from ramp_edge.gate.metrics import HOW_TO_MEASURE, Better, Metric, Source
 from ramp_edge.gate.plain import one_line
-from ramp_edge.gate.rules import Limit, Regression, Rule
-from ramp_edge.gate.subject import Measurement, Subject, same_device, unlike_conditions, unlike_models
+from ramp_edge.gate.rules import Limit, Regression, Rule, Skip
+from ramp_edge.gate.subject import Measurement, Subject, nothing_of, same_device, unlike_conditions, unlike_models
 from ramp_edge.gate.values import format_apart, format_value, percent
 from ramp_edge.gate.verdict import GateResult, Judgement, SubjectResult, Verdict
 
@@ -42,14 +42,14 @@ def judge(
     baselines: Sequence[Subject] | None,
     *,
     limits_only: bool = False,
-    every_device: bool = False,
+    devices: Sequence[str] = (),
 ) -> GateResult:
     """Apply the budget to every subject. `baselines` is None where none was given, `limits_only` skips what needs one.
 
-    Raises GateUndecidedError where no rule speaks of a device, or a section's name is nearly that of a device. With `every_device` a
-    section without a record is an error too.
+    Every section of the budget wants a record; with `devices` only those do, and the others are noted.
+    Raises GateUndecidedError where no rule speaks of a subject, or a section's name is nearly that of a device.
     """
-    notes = _check_devices(budget, subjects, every_device)
+    _check_names(budget, subjects, devices)
     results = []
     for subject in subjects:
         rules, skips = budget.rules_for(subject.names)
@@ -67,33 +67,55 @@ def judge(
             )
             for skip in skips
         ]  # fmt: skip
+        if all(judgement.verdict is Verdict.SKIPPED for judgement in judgements):
+            raise GateUndecidedError(
+                f"every rule for {subject.device} in {budget.path} needs a baseline, and --limits-only was given",
+                hint="give a --baseline, or add a limit",
+            )
         results.append(
             SubjectResult(
                 subject=subject, baseline=old if isinstance(old, Subject) else None, judgements=tuple(judgements)
             )
         )
-    return GateResult(budget=budget.path, subjects=tuple(results), notes=tuple(notes))
+    absent, notes = _absent(budget, subjects, devices)
+    return GateResult(budget=budget.path, subjects=(*results, *absent), notes=tuple(notes))
 
 
-def _check_devices(budget: Budget, subjects: Sequence[Subject], every_device: bool) -> list[str]:
+def _check_names(budget: Budget, subjects: Sequence[Subject], devices: Sequence[str]) -> None:
     names = [name for subject in subjects for name in subject.names]
-    absent = [name for name in budget.devices if name not in names]
+    for name in devices:
+        if name not in names and name not in budget.devices:
+            raise GateUndecidedError(
+                f"no record is for {name!r}; there are records for {', '.join(names) or 'no device'}"
+            )
     unspoken = [name for name in names if name not in budget.devices]
-    for name in absent:
+    for name in budget.devices.keys() - set(names):
         # Names that differ in numbers alone are siblings: pi-8gb and pi-16gb, lab and lab-2.
         others = [other for other in unspoken if _without_numbers(other) != _without_numbers(name)]
         if near := difflib.get_close_matches(name, others, n=1, cutoff=_NEAR):
-            # Its rules would silently apply to nothing.
             raise GateUndecidedError(
                 f"{budget.places[name]}: devices.{one_line(name)}: no record is for a device of that name, but there is one for {near[0]!r}",
                 hint="correct the name in the budget",
             )
-    if absent and every_device:
-        raise GateUndecidedError(
-            f"no record for {', '.join(map(one_line, absent))}, and --every-device wants one for each section of {budget.path}",
-            hint="give the records of those devices as well",
-        )
-    return [f"no record for {one_line(name)} ({budget.places[name]}): its rules were not judged" for name in absent]
+
+
+def _absent(
+    budget: Budget, subjects: Sequence[Subject], devices: Sequence[str]
+) -> tuple[list[SubjectResult], list[str]]:
+    """Sections without a record: all their rules are missing, or a note where other devices were asked for."""
+    results, notes = [], []
+    names = {name for subject in subjects for name in subject.names}
+    for name, section in budget.devices.items():
+        rules = [rule for rule in section if not isinstance(rule, Skip)]
+        if name in names or not rules:
+            continue
+        if devices and name not in devices:
+            notes.append(f"no record for {one_line(name)} ({budget.places[name]}): its rules were not judged")
+            continue
+        reason = f"no record is for {one_line(name)}: give its bench.json or build.json; --device judges single devices"
+        judgements = tuple(_said(rule, Verdict.MISSING, f"{rule.text}: {reason}", None) for rule in rules)
+        results.append(SubjectResult(subject=nothing_of(one_line(name)), baseline=None, judgements=judgements))
+    return results, notes
 
 
 def _without_numbers(name: str) -> str:

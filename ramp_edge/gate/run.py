@@ -19,7 +19,7 @@ def gate_files(
     baseline: Sequence[Path] = (),
     *,
     limits_only: bool = False,
-    every_device: bool = False,
+    devices: Sequence[str] = (),
 ) -> GateResult:
     """Judge records (files, or folders of builds) against a budget file, and against older records where there are any.
 
@@ -28,7 +28,7 @@ def gate_files(
     rules = read_budget(budget)
     subjects = merge(read_records(records))
     old = merge(read_records(baseline)) if baseline else None
-    return judge(rules, subjects, old, limits_only=limits_only, every_device=every_device)
+    return judge(rules, subjects, old, limits_only=limits_only, devices=devices)
 
 
 def starter_file(records: Sequence[Path]) -> str:

@@ -64,6 +64,22 @@ class Subject:
         return self.target or self.profile or "any device"
 
 
+def nothing_of(device: str) -> Subject:
+    """A device that a budget speaks of and no record is for."""
+    return Subject(
+        profile=None,
+        target=device,
+        model="no record",
+        file_sha256="",
+        source_sha256=None,
+        file_bytes=0,
+        paths=(),
+        sources=frozenset(),
+        measurements={},
+        doubts=(),
+    )
+
+
 def same_device(new: Subject, old: Subject) -> bool:
     """Whether both name the same device; a record that names none goes with any."""
     pairs = ((new.profile, old.profile), (new.target, old.target))

@@ -34,12 +34,13 @@ class Row:
 def heading(result: SubjectResult) -> str:
     """Which model on which device."""
     subject = result.subject
-    return one_line(f"{subject.device}: {subject.model}, {human_bytes(subject.file_bytes)}")
+    size = f", {human_bytes(subject.file_bytes)}" if subject.paths else ""
+    return one_line(f"{subject.device}: {subject.model}{size}")
 
 
 def sources(result: SubjectResult) -> str:
     """The files behind it."""
-    text = ", ".join(map(str, result.subject.paths))
+    text = ", ".join(map(str, result.subject.paths)) or "nothing"
     if result.baseline is not None:
         text += f"; baseline {', '.join(map(str, result.baseline.paths))}"
     return one_line(text)

@@ -65,8 +65,8 @@ def test_the_report_is_the_golden_text(tmp_path: Path, monkeypatch: pytest.Monke
         ("defaults: [accuracy.piqa >= 1%]", ["old"], 5, "1 missing", "ramp-edge eval OUT --tasks"),
         ("defaults: [accuracy.piqa >= 1%]", ["old", "old/eval.json"], 0, "1 pass", ""),
         ("defaults: [kl_mean: +1%]", ["old", "--baseline", "old"], 5, "1 noisy", "more than the 1% that are allowed"),
-        ("devices: {local: [kl_mean <= 1], pi: [kl_mean <= 1]}", ["old"], 0, "no record for pi", ""),
-        ("devices: {local: [kl_mean <= 1], pi: [kl_mean <= 1]}", ["old", "--every-device"], 5, "", "no record for pi"),
+        ("devices: {local: [kl_mean <= 1], pi: [kl_mean <= 1]}", ["old"], 5, "1 pass, 1 missing", "no record is for pi"),
+        ("devices: {local: [kl_mean <= 1], pi: [kl_mean <= 1]}", ["old", "-d", "local"], 0, "no record for pi", ""),
         ("devices: {pi: [kl_mean <= 1]}", ["old"], 5, "", "has no rule for local (x86-avx512-32gb)"),
         ("devices: {x86-avx512-32g: [kl_mean <= 1]}", ["old"], 5, "", "there is one for 'x86-avx512-32gb'"),
         ("defaults: [sise_bytes <= 5 MB]", ["old"], 6, "", "budgets.yaml:1: defaults: unknown metric 'sise_bytes'"),
@@ -137,6 +137,9 @@ def test_a_real_bench_is_judged_as_stable_as_it_was(
 def test_json_is_alone_on_stdout(ramp_edge_cli: Cli, tmp_path: Path) -> None:
     _budget(tmp_path, RULES)
     done = ramp_edge_cli("gate", ASSETS / "old", "--json", cwd=tmp_path)
+    data = json.loads(done.stdout)
+    assert len(data["devices"]) == 2, "the one that no record is for is told as well"
+    done = ramp_edge_cli("gate", ASSETS / "old", "--json", "--device", "local", cwd=tmp_path)
     data = json.loads(done.stdout)
     assert (data["exit_code"], data["verdict"]) == (done.returncode, "violated")
     assert data["error"] in done.stderr

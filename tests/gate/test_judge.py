@@ -292,9 +292,17 @@ def test_a_misspelt_device_is_no_pass(name: str, near: str | None) -> None:
             judge(budget, [new], None)
         return
     result = judge(budget, [new], None)
-    assert result.notes == (f"no record for {name} (budgets.yaml:3): its rules were not judged",)
-    with pytest.raises(GateUndecidedError, match="--every-device"):
-        judge(budget, [new], None, every_device=True)
+    assert [(one.subject.device, [j.verdict for j in one.judgements]) for one in result.subjects] == [
+        ("kitchen (pi)", [Verdict.PASS]),
+        (name, [Verdict.MISSING]),
+    ]
+    assert f"no record is for {name}" in result.unjudged[0][1].reason
+    assert result.exit_code == 5
+    asked = judge(budget, [new], None, devices=["kitchen"])
+    assert (asked.exit_code, asked.notes) == (0, (f"no record for {name} (budgets.yaml:3): its rules were not judged",))
+    assert judge(budget, [new], None, devices=["kitchen", name]).exit_code == 5
+    with pytest.raises(GateUndecidedError, match="no record is for 'cellar'"):
+        judge(budget, [new], None, devices=["cellar"])
 
 
 def test_siblings_are_not_misspelt() -> None:
@@ -304,7 +312,7 @@ def test_siblings_are_not_misspelt() -> None:
     sibling, family = (
         Budget(path=Path("b"), defaults=(rule,), devices={name: (rule,)}, places={name: PLACE}) for name in names
     )
-    assert judge(sibling, [new], None).word == "pass"
+    assert judge(sibling, [new], None, devices=["raspberry-pi-5-8gb"]).word == "pass"
     with pytest.raises(GateUndecidedError, match="raspberry-pi-5-8gb"):
         judge(family, [new], None)
 
@@ -329,6 +337,8 @@ def test_limits_only_skips_what_needs_a_baseline() -> None:
     new = subject(size_bytes=measured(1.0))
     assert judge(budget, [new], None).exit_code == 5
     assert judge(budget, [new], None, limits_only=True).exit_code == 0
+    with pytest.raises(GateUndecidedError, match="every rule for kitchen"):
+        judge(one_rule(regression("size_bytes", 0.0)), [new], None, limits_only=True)
 
 
 def test_headroom_of_a_regression_is_what_is_left() -> None:

@@ -339,3 +339,17 @@ def test_one_build_on_two_boards(budget: MakeBudget, changed: Changed) -> None:
     result = gate_files([ASSETS / "new", other], path)
     assert [one.subject.device for one in result.subjects] == ["local (x86-avx512-32gb)", "cellar (x86-avx512-32gb)"]
     assert [[j.verdict.value for j in one.judgements] for one in result.subjects] == [["pass"], ["violated", "pass"]]
+
+
+def test_all_right_of_a_few_is_not_exact(budget: MakeBudget, changed: Changed) -> None:
+    """The binomial standard error of 5 right out of 5 is 0."""
+
+    def few(data: dict[str, Any]) -> None:
+        for task in data["tasks"]:
+            task["n_items"] = 5
+            task["model"]["accuracy"] = {"acc_norm": {"value": 1.0, "std_error": 0.0, "n_items": 5, "n_correct": 5}}
+
+    path = changed("new/eval.json", few)
+    judged = only(gate_files([path], budget("accuracy.piqa: -5%"), [path]))
+    assert judged.verdict is Verdict.NOISY
+    assert judged.measured is not None and judged.measured.noise == pytest.approx((6 / 7 / 7 / 7) ** 0.5)

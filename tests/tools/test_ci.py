@@ -180,6 +180,8 @@ def test_the_example_workflow_turns_red_and_still_comments(
         ({"records": "out", "budget": "with baseline.yaml"}, 5, "undecided"),
         ({"records": "out", "budget": "with baseline.yaml", "baseline": "out\n"}, 0, "pass"),
         ({"records": "out", "budget": "with baseline.yaml", "limits-only": "true"}, 0, "pass"),
+        ({"records": "out", "budget": "two devices.yaml"}, 5, "undecided"),
+        ({"records": "out", "budget": "two devices.yaml", "devices": "raspberry-pi-5-8gb"}, 0, "pass"),
         ({"records": "$(touch owned)\n; touch owned"}, 2, "error"),
         ({"records": "--help"}, 2, "error"),
     ],
@@ -190,6 +192,8 @@ def test_the_action_s_inputs(
     (checkout / "out").symlink_to(tiny_build)
     (checkout / "budgets.yaml").write_text("defaults: [size_bytes <= 1 GB]\n")
     (checkout / "with baseline.yaml").write_text("defaults: [size_bytes <= 1 GB, 'size_bytes: +0%']\n")
+    two = "devices: {raspberry-pi-5-8gb: [size_bytes <= 1 GB], other: [size_bytes <= 1 GB]}"
+    (checkout / "two devices.yaml").write_text(two)
     runner = Runner(folder=checkout, environment=environment, contexts={})
     runner.step({"name": "Gate", "uses": "./.github/actions/ramp-edge-gate", "with": given}, {}, {})
     assert (runner.code, runner.outputs.get("verdict")) == (code, verdict), runner.text

@@ -39,6 +39,27 @@ class InfeasibleBudgetError(RampEdgeError):
     usual_hint = "a smaller --ctx, a quantized --kv-type or a larger --target-size leaves more room"
 
 
+class BudgetViolatedError(RampEdgeError):
+    """A record is beyond a limit of the budget, or worse than its baseline by more than the budget allows."""
+
+    exit_code = 4
+    usual_hint = "mend what made it worse; where the cost is meant, change the budget in the same pull request"
+
+
+class GateUndecidedError(RampEdgeError):
+    """A rule could not be judged: a figure is missing, the baseline is unlike, or the measurement is too noisy."""
+
+    exit_code = 5
+    usual_hint = "measure what is missing, or measure again on a quiet board; nothing passes unjudged"
+
+
+class BudgetFileError(RampEdgeError):
+    """`budgets.yaml` cannot be read, or holds what is no rule."""
+
+    exit_code = 6
+    usual_hint = "ramp-edge gate init OUT -o budgets.yaml writes one; docs/gates.md lists every metric"
+
+
 class ArtifactMismatchError(RampEdgeError):
     """A file that was written does not read back as planned."""
 

@@ -16,6 +16,7 @@ _FACTORS = {
     "tib": 2**40,
 }
 _NUMBER = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)(/s)?\s*$")
+_SECONDS = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
 _STEPS = (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
 
 
@@ -43,6 +44,17 @@ def parse_bytes(text: str) -> int:
 def parse_rate(text: str) -> int:
     """Bytes per second of a rate such as `17.1 GB/s`. Raises ValueError without a known unit."""
     return _parse(text, rate=True)
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds of a duration such as `1.5 s`, `200 ms` or `3 min`. Raises ValueError without a known unit."""
+    match = _NUMBER.match(text)
+    if match is None or match.group(3) or match.group(2) not in _SECONDS:
+        raise ValueError(f"{text!r} is not a duration: write 1.5 s, 200 ms, 3 min or 1 h")
+    value = float(match.group(1)) * _SECONDS[match.group(2)]
+    if not value < 2**62:
+        raise ValueError(f"{text!r} is out of range")
+    return value
 
 
 def human_bytes(size_bytes: float) -> str:

@@ -80,6 +80,11 @@ def read_yaml(path: Path, what: str, raises: type[RampEdgeError], example: str) 
     return LocatedYaml(values=values, places=walker.places, problems=walker.problems)
 
 
+def quoted(text: str) -> str:
+    """Text as a YAML scalar on one line that reads back the same, whatever is in it."""
+    return yaml.safe_dump(text, default_style='"', width=float("inf"), allow_unicode=False).strip()
+
+
 class _Walker:
     """Turns YAML nodes into plain values and notes their places on the way."""
 

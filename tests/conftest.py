@@ -6,6 +6,8 @@ import itertools
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -165,6 +167,34 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = _write_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny-f16.gguf")
     path.chmod(0o444)
     return path
+
+
+def run_ramp_edge(*args: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own, with nothing of the caller's ramp-edge or CI variables."""
+    script = "import sys; sys.argv[0] = 'ramp-edge'; from ramp_edge.cli.main import main; main()"
+    foreign = ("RAMP_EDGE_", "GITHUB_")
+    base = {k: v for k, v in os.environ.items() if not k.startswith(foreign) or k == "RAMP_EDGE_CACHE"}
+    return subprocess.run(
+        [sys.executable, "-c", script, *map(str, args)],
+        capture_output=True, text=True, check=False, cwd=cwd, env={**base, "RAMP_EDGE_PROGRESS": "off", **environment},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def ramp_edge_cli() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`run_ramp_edge`, for every folder of tests."""
+    return run_ramp_edge
+
+
+@pytest.fixture(scope="session")
+def tiny_build(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a real build of the tiny model; read-only for tests."""
+    folder = tmp_path_factory.mktemp("tiny-build")
+    done = run_ramp_edge(
+        "build", tiny_gguf, "--device", "raspberry-pi-5", "--effort", "fast", "-o", folder / "out", cwd=folder
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "out"
 
 
 @pytest.hookimpl(trylast=True)

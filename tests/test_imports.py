@@ -15,7 +15,7 @@ import pytest
 import ramp_edge
 
 PACKAGE = Path(ramp_edge.__file__).parent
-STAGES = {"model", "profile", "calibrate", "allocate", "quantize", "emit", "evaluate", "runtime", "device"}
+STAGES = {"model", "profile", "calibrate", "allocate", "quantize", "emit", "evaluate", "runtime", "device", "gate"}
 RANK = {
     "errors": 0,
     "events": 0,
@@ -43,7 +43,7 @@ DOORS = {
     "typer": ("cli/",),
     "rich": ("cli/",),
     "yaml": ("yaml_source.py", "profile/", "runtime/"),
-    "pydantic": ("profile/", "runtime/", "device/"),
+    "pydantic": ("profile/", "runtime/", "device/", "gate/"),
     "paramiko": ("device/ssh",),
     "platformdirs": ("shipped.py",),
     "gguf": ("codec/", "model/"),
@@ -166,6 +166,7 @@ print("HEAVY", [name for name in {heavy!r} if name in sys.modules])
         ["devices", "list"],
         ["run", "--help"],
         ["bench", "--help"],
+        ["gate", "--help"],
         ["probe", "--help"],
         ["deploy", "--help"],
         ["targets", "check", "--help"],

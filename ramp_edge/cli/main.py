@@ -19,6 +19,7 @@ from ramp_edge.cli.bench import BENCH_EXAMPLES, bench_command
 from ramp_edge.cli.build import BUILD_EXAMPLES, build_command
 from ramp_edge.cli.deploy import DEPLOY_EXAMPLES, deploy_command
 from ramp_edge.cli.evaluate import evaluate
+from ramp_edge.cli.gate import GATE_EXAMPLES, INIT_EXAMPLES, gate_command, gate_init_command
 from ramp_edge.cli.inspect import inspect_file
 from ramp_edge.cli.probe import PROBE_EXAMPLES, probe_command
 from ramp_edge.cli.run import run
@@ -39,6 +40,11 @@ class _Interrupted(Exception):
 
 class _Verbs(TyperGroup):
     """Runs a verb so that `main` learns of Ctrl-C (typer exits silently) and of a stdout that cannot take the result."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if " ".join(args[:2]) in self.commands:
+            args = [" ".join(args[:2]), *args[2:]]  # `gate init` beside `gate RECORD`
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -70,6 +76,8 @@ app.command("inspect", epilog="Example:  ramp-edge inspect out/model.gguf --sort
 app.command("deploy", epilog=DEPLOY_EXAMPLES)(deploy_command)
 app.command("bench", epilog=BENCH_EXAMPLES)(bench_command)
 app.command("probe", epilog=PROBE_EXAMPLES)(probe_command)
+app.command("gate", epilog=GATE_EXAMPLES)(gate_command)
+app.command("gate init", epilog=INIT_EXAMPLES)(gate_init_command)
 app.add_typer(targets.app, name="targets")
 app.add_typer(devices.app, name="devices")
 app.add_typer(runtime.app, name="runtime")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ramp_edge.units import human_bytes, human_seconds, limit_and_need, parse_bytes, parse_rate
+from ramp_edge.units import human_bytes, human_seconds, limit_and_need, parse_bytes, parse_rate, parse_seconds
 
 
 @given(st.integers(0, 2**60))
@@ -48,11 +48,21 @@ def test_bad_sizes_are_refused(text: str) -> None:
 
 @given(st.text(max_size=12))
 def test_any_text_parses_or_is_a_value_error(text: str) -> None:
-    for parse in (parse_bytes, parse_rate):
+    for parse in (parse_bytes, parse_rate, parse_seconds):
         try:
             assert parse(text) >= 0
         except ValueError as error:
             assert str(error)
+
+
+def test_durations() -> None:
+    assert [parse_seconds(text) for text in ("200 ms", "1.5 s", "3min", "1 h")] == [0.2, 1.5, 180, 3600]
+
+
+@pytest.mark.parametrize("text", ["", "2", "2 m", "-1 s", "1e400 s", "2 s/s", "2 S"])
+def test_bad_durations_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"not a duration|out of range"):
+        parse_seconds(text)
 
 
 @given(st.floats(0, 1e7))

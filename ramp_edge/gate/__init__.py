@@ -1,0 +1,1 @@
+"""Judges records of builds, benches and task evaluations against a budget."""

@@ -1,0 +1,325 @@
+"""The records that a gate reads: build.json, bench.json and what `ramp-edge eval --tasks --json` prints, by schema version.
+
+Only the parts that a rule can speak of are read, and those strictly: a number that is text, missing or not finite is an error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from ramp_edge.errors import UsageError
+from ramp_edge.gate.plain import one_line
+
+BUILD_VERSION = 1
+BENCH_VERSION = 1
+TASKS_VERSION = 1
+BUILD_FILE, BENCH_FILE = "build.json", "bench.json"
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Text = Annotated[str, AfterValidator(one_line)]
+_MOST_BYTES = 1 << 28
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
+
+
+class PerplexityPart(_Part):
+    """exp(mean negative log-likelihood)."""
+
+    value: Positive
+    std_error: NotNegative
+    n_tokens: Count
+    n_windows: Count
+
+
+class DivergencePart(_Part):
+    """KL to the reference, nats per token."""
+
+    mean_kl: float
+    std_error: NotNegative
+    median_kl: float
+    p99_kl: float
+    top_token_agreement: NotNegative
+
+
+class EvaluationPart(_Part):
+    """A model on a text."""
+
+    perplexity: PerplexityPart
+    divergence: DivergencePart | None
+
+
+class MemoryLinePart(_Part):
+    """A line of the memory budget."""
+
+    name: Text
+    size_bytes: Count
+
+
+class MemoryPart(_Part):
+    """The memory budget."""
+
+    lines: list[MemoryLinePart]
+    total_bytes: Count
+    free_bytes: int
+
+
+class BuildModelPart(_Part):
+    """The source model."""
+
+    name: Text
+    sha256: Text
+    ctx: Count
+    kv_type: Text
+
+
+class BuildDevicePart(_Part):
+    """The profile."""
+
+    name: Text
+
+
+class BuildDocument(_Part):
+    """build.json."""
+
+    dry_run: bool
+    versions: dict[Text, Text]
+    model: BuildModelPart
+    device: BuildDevicePart
+    file_bytes: Count
+    file_sha256: Text | None
+    bits_per_weight: Positive
+    memory: MemoryPart
+    predicted_decode_tok_s: Positive
+    predicted_kl: float | None
+    reference: EvaluationPart | None
+    evaluation: EvaluationPart | None
+
+
+class SpeedPart(_Part):
+    """All repeats of one figure."""
+
+    depth_tokens: Count
+    threads: Count
+    samples_tok_s: Annotated[list[Positive], Field(min_length=1)]
+    median_tok_s: Positive
+    spread: NotNegative
+    energy_j_per_token: NotNegative | None
+
+
+class MemoryUsePart(_Part):
+    """A run that prefills a context."""
+
+    load_mode: Literal["mmap", "none"]
+    n_ctx: Count
+    peak_resident_bytes: Count | None
+    peak_anonymous_bytes: Count | None
+    load_s: NotNegative | None
+
+
+class BoardPerplexityPart(_Part):
+    """The same text on board and host."""
+
+    board: Positive
+    host: Positive
+
+
+class PredictionPart(_Part):
+    """What the build promised."""
+
+    decode_tok_s: Positive
+    depth_tokens: Count
+    measured_tok_s: Positive | None
+
+
+class UnstablePart(_Part):
+    """A reason for doubt."""
+
+    kind: Text
+    detail: Text
+
+
+class BenchModelPart(_Part):
+    """One model of a bench."""
+
+    label: Text
+    file_bytes: Count
+    sha256: Text
+    kv_type: Text
+    decode: list[SpeedPart]
+    prefill: list[SpeedPart]
+    memory: list[MemoryUsePart]
+    perplexity: BoardPerplexityPart | None
+    prediction: PredictionPart | None
+    unstable: list[UnstablePart]
+
+
+class FactsPart(_Part):
+    """What decides the speed of a board."""
+
+    machine: Text | None
+    board_model: Text | None
+    cpu_model: Text | None
+    gpu_model: Text | None
+    usable_cores: Count | None
+    governors: list[Text]
+    power_mode: Text | None
+
+
+class BenchDocument(_Part):
+    """bench.json."""
+
+    target: Text
+    exec_prefix: list[Text]
+    runtime_commit: Text | None
+    backends: Text | None
+    models: Annotated[list[BenchModelPart], Field(min_length=1)]
+    facts_before: FactsPart
+    unstable: list[UnstablePart]
+
+
+class AccuracyPart(_Part):
+    """Share of right answers."""
+
+    value: NotNegative
+    std_error: NotNegative
+
+
+class IntervalPart(_Part):
+    """An estimate and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ComparisonPart(_Part):
+    """Against the reference, on the same items."""
+
+    difference: IntervalPart
+    retention: IntervalPart | None
+
+
+class ItemsPart(AccuracyPart):
+    """The same with the number of items."""
+
+    n_items: Annotated[int, Field(ge=1)]
+
+
+class TaskRunPart(_Part):
+    """A model on a task."""
+
+    n_ctx: Count
+    accuracy: dict[Text, ItemsPart]
+
+
+class TaskPart(_Part):
+    """A task."""
+
+    task: Text
+    headline: Text
+    file_sha256: Text
+    n_items: Count
+    model: TaskRunPart
+    comparison: dict[Text, ComparisonPart] | None
+
+
+class TasksModelPart(_Part):
+    """The evaluated file."""
+
+    label: Text
+    sha256: Text
+    file_bytes: Count
+
+
+class AveragePart(_Part):
+    """Mean over the tasks."""
+
+    model: AccuracyPart
+    comparison: ComparisonPart | None
+
+
+class TasksDocument(_Part):
+    """The result of `ramp-edge eval --tasks --json`."""
+
+    engine: Text
+    model: TasksModelPart
+    reference: TasksModelPart | None
+    tasks: Annotated[list[TaskPart], Field(min_length=1)]
+    average: AveragePart
+
+
+Document = BuildDocument | BenchDocument | TasksDocument
+_KINDS: tuple[tuple[set[str], type[Document], int, str], ...] = (
+    ({"tensors", "file_bytes"}, BuildDocument, BUILD_VERSION, "a build record"),
+    ({"facts_before", "models"}, BenchDocument, BENCH_VERSION, "a bench record"),
+    ({"tasks", "average"}, TasksDocument, TASKS_VERSION, "a task evaluation"),
+)
+_HINT = (
+    "give a build folder, its build.json, a bench.json, or the JSON of `ramp-edge eval --tasks --json`, "
+    "each of this version of ramp-edge"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """A document and its file."""
+
+    path: Path
+    document: Document
+
+
+def read_records(paths: Sequence[Path]) -> tuple[Record, ...]:
+    """Read files, and of folders their build.json and bench.json. Raises UsageError that names every unreadable one."""
+    records: list[Record] = []
+    problems: list[str] = []
+    for file in dict.fromkeys(file for path in paths for file in _files(path, problems)):
+        try:
+            records.append(Record(path=file, document=_read(file)))
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise UsageError("\n".join(problems), hint=_HINT)
+    return tuple(records)
+
+
+def _files(path: Path, problems: list[str]) -> tuple[Path, ...]:
+    if not path.is_dir():
+        return (path,)
+    found = tuple(path / name for name in (BUILD_FILE, BENCH_FILE) if (path / name).is_file())
+    if not found:
+        problems.append(f"{path} holds neither {BUILD_FILE} nor {BENCH_FILE}")
+    return found
+
+
+def _read(path: Path) -> Document:
+    """Raises ValueError that names the file and the field."""
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ValueError(f"{path}: {path.stat().st_size} bytes are too many for a record")
+        data: Any = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    for keys, kind, version, name in _KINDS:
+        if isinstance(data, dict) and keys <= data.keys():
+            if data.get("schema_version") != version:
+                raise ValueError(
+                    f"{path}: {name} of schema version {data.get('schema_version')!r}, this ramp-edge reads {version}"
+                )
+            try:
+                return kind.model_validate(data)
+            except ValidationError as error:
+                first = error.errors(include_url=False, include_input=False)[0]
+                place = one_line(".".join(map(str, first["loc"])))
+                raise ValueError(f"{path} is no whole record: {place}: {first['msg'].lower()}") from None
+    raise ValueError(f"{path} is no record of a build, a bench or a task evaluation")

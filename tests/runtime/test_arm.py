@@ -9,8 +9,16 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
+from ramp_edge.codec.ggml import encode
+from ramp_edge.codec.types import QUANTIZED_TYPES, QuantType
+from ramp_edge.emit.layout import TensorSlot, plan_layout
+from ramp_edge.emit.write import write_gguf
+from ramp_edge.events import EventBus
+from ramp_edge.model.gguf_file import open_inventory
 from ramp_edge.runtime.built import BuiltRuntime, altered_tools
 from ramp_edge.runtime.elf import read_elf
 from ramp_edge.runtime.manifest import load_manifest
@@ -57,21 +65,34 @@ def test_they_are_whole_static_and_for_the_board(arm_tools: BuiltRuntime) -> Non
     assert arm_tools.size_bytes < 50_000_000
 
 
-@pytest.mark.parametrize("quant_type", ["F16", "Q8_0", "Q4_0", "Q4_K", "IQ4_NL"])
+def in_one_type(source: Path, quant_type: QuantType, path: Path) -> Path:
+    """The model with every matrix in that type, by ggml's own codec."""
+    inventory, tensors = open_inventory(source)
+    pairs = {key: tensors.metadata_bytes(key) for key in tensors.header.metadata}
+    types = {tensor.name: quant_type for tensor in inventory.tensors if tensor.quantizable}
+    layout = plan_layout(inventory, types, pairs, {}, tensors.header.alignment)
+
+    def payload(slot: TensorSlot) -> npt.NDArray[np.uint8]:
+        if slot.name not in types:
+            return tensors.raw(slot.name)
+        rows = tensors.load_tensor(slot.name)
+        return encode(quant_type, rows, np.ones(rows.shape[1], np.float32) if quant_type.needs_imatrix else None)
+
+    write_gguf(path, layout, payload, EventBus())
+    return path
+
+
+@pytest.mark.parametrize("quant_type", [QuantType.F16, *QUANTIZED_TYPES], ids=lambda t: t.name)
 def test_perplexity_is_the_host_s(
     run_arm: Callable[..., subprocess.CompletedProcess[str]],
     llama_bin: Path,
     tiny_gguf: Path,
     tmp_path: Path,
-    quant_type: str,
+    quant_type: QuantType,
 ) -> None:
     text = tmp_path / "text.txt"
     text.write_text(TEXT, encoding="utf-8")
-    model = tiny_gguf
-    if quant_type != "F16":
-        model = tmp_path / "model.gguf"
-        command = [llama_bin / "llama-quantize", "--pure", tiny_gguf, model, quant_type, "1"]
-        subprocess.run(command, check=True, capture_output=True)
+    model = in_one_type(tiny_gguf, quant_type, tmp_path / "model.gguf")
     arguments = ["-m", str(model), "-f", str(text), "-c", "256", "-b", "256", "--chunks", "2", "-t", "1"]
     host = [str(llama_bin / "llama-perplexity"), *arguments]
     here = perplexity(lambda: subprocess.run(host, capture_output=True, text=True, check=False))

@@ -135,9 +135,9 @@ class LoopbackSshd:
     def sessions(self) -> tuple[int, ...]:
         """The process ids of its connections."""
         assert self._process is not None
-        parents = {pid: parent for pid, parent in _parents()}
+        parents = {pid: parent for pid, name, parent in _processes() if name.startswith("sshd")}
         found = {self._process.pid}
-        while more := {pid for pid, parent in parents.items() if parent in found and _is_sshd(pid)} - found:
+        while more := {pid for pid, parent in parents.items() if parent in found} - found:
             found |= more
         return tuple(sorted(found - {self._process.pid}, reverse=True))
 
@@ -161,13 +161,15 @@ def make_key(path: Path, kind: str = "ed25519") -> None:
     subprocess.run(["ssh-keygen", "-q", "-t", kind, *size, "-N", "", "-C", "loopback", "-f", str(path)], check=True)
 
 
-def _parents() -> Iterator[tuple[int, int]]:
-    listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    for line in listing.splitlines():
-        pid, parent = line.split()
-        yield int(pid), int(parent)
-
-
-def _is_sshd(pid: int) -> bool:
-    name = subprocess.run(["ps", "-p", str(pid), "-o", "comm="], capture_output=True, text=True, check=False).stdout
-    return "sshd" in name
+def _processes() -> Iterator[tuple[int, str, int]]:
+    """(pid, name, parent) of every process: from /proc where there is one, as a bare container has no `ps`."""
+    folders = list(Path("/proc").glob("[0-9]*"))
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            before, _, after = (folder / "stat").read_text(errors="replace").rpartition(")")
+            yield int(folder.name), before.partition("(")[2], int(after.split()[1])
+    if not folders:
+        listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,comm="], capture_output=True, text=True, check=True)
+        for line in listing.stdout.splitlines():
+            pid, parent, name = line.split(None, 2)
+            yield int(pid), Path(name).name, int(parent)

@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ramp_edge.errors import UsageError
+
+if TYPE_CHECKING:
+    from ramp_edge.device.target import TargetSpec
+    from ramp_edge.events import EventBus
 
 BENCH_EXAMPLES = """Examples:
 
   ramp-edge bench out --target local
 
   ramp-edge bench out --target pi@192.0.2.7 --against out-small --depths 0,2048
+
+  ramp-edge bench out --target lab
 """
 
 
 def bench_command(
     model: Annotated[Path, typer.Argument(help="A build folder (its model.gguf) or a GGUF file.", metavar="OUT|GGUF")],
     target: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
-            "--target", "-t", help="A name in targets.yaml, local, or user@host:port.", envvar="RAMP_EDGE_TARGET"
+            "--target",
+            "-t",
+            help="A board of targets.yaml, a tag, all, local, or user@host:port; may be repeated.",
+            envvar="RAMP_EDGE_TARGET",
         ),
-    ] = "",
+    ] = None,
     against: Annotated[
         list[Path] | None,
         typer.Option("--against", help="Measure this one in turns with it (repeatable).", show_default=False),
@@ -57,7 +68,13 @@ def bench_command(
         bool, typer.Option("--accept-new-host-key", help="Add the key of a host that is not in known_hosts.")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File for the record.", show_default="bench.json in OUT")
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="File for the record.",
+            show_default="bench.json in OUT; bench-BOARD.json for several",
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be measured; connect to nothing.")
@@ -67,18 +84,20 @@ def bench_command(
         str, typer.Option(help="auto, plain or off (on stderr).", envvar="RAMP_EDGE_PROGRESS")
     ] = "auto",
 ) -> None:
-    """Measure decode and prefill speed, memory, load time and perplexity of MODEL on a board."""
-    from ramp_edge.cli.bench_report import plan_text, print_bench
+    """Measure decode and prefill speed, memory, load time and perplexity of MODEL on boards."""
+    from ramp_edge.cli.bench_report import plan_text, print_bench, print_boards
     from ramp_edge.cli.progress import attached
     from ramp_edge.cli.run import model_file
     from ramp_edge.device.bench_plan import BenchOptions
-    from ramp_edge.device.bench_records import bench_json
+    from ramp_edge.device.bench_records import BenchRecord, bench_json
     from ramp_edge.device.connect import ConnectOptions
-    from ramp_edge.device.targets_file import find_target
-    from ramp_edge.pipeline.bench import BENCH_FILE, BenchRequest, bench_target, check_bench_output, write_bench
+    from ramp_edge.device.fleet import on_all, raise_failures
+    from ramp_edge.device.targets_file import select_targets
+    from ramp_edge.pipeline.bench import BenchRequest, bench_target, check_bench_output, write_bench
 
     if not target:
         raise UsageError("--target is missing", hint="for example --target local, or pi@192.0.2.7")
+    specs = select_targets(target)
     options = BenchOptions(
         threads=numbers("--threads", threads),
         depths=numbers("--depths", depths),
@@ -86,31 +105,65 @@ def bench_command(
         rounds=rounds,
         timeout_s=timeout,
     )
-    request = BenchRequest(
-        models=tuple(model_file(path) for path in (model, *(against or ()))),
-        spec=find_target(target),
-        options=options,
-        connect=ConnectOptions(accept_new_host_key=accept_new_host_key),
-        text=text,
-        with_perplexity=not no_perplexity,
-        runtime=runtime,
-    )
-    path = output or (model / BENCH_FILE if model.is_dir() else None)
-    if path is not None:
+    models = tuple(model_file(path) for path in (model, *(against or ())))
+    paths = _record_paths(model, output, specs)
+    requests = {
+        spec.name: BenchRequest(
+            models=models,
+            spec=spec,
+            options=options,
+            connect=ConnectOptions(accept_new_host_key=accept_new_host_key),
+            text=text,
+            with_perplexity=not no_perplexity,
+            runtime=runtime,
+        )
+        for spec in specs
+    }
+    for path in paths.values():
         check_bench_output(path)
     if dry_run:
-        typer.echo(plan_text(request, path))
+        typer.echo("\n\n".join(plan_text(requests[spec.name], paths.get(spec.name)) for spec in specs))
         return
+
+    def measure(spec: TargetSpec, events: EventBus) -> BenchRecord:
+        record = bench_target(requests[spec.name], events)
+        if spec.name in paths:
+            write_bench(paths[spec.name], record)
+        return record
+
     with attached(progress) as events:
-        record = bench_target(request, events)
-    if path is not None:
-        write_bench(path, record)
+        outcomes = on_all(specs, measure, events)
+    records = [outcome.value for outcome in outcomes if outcome.value is not None]
     if as_json:
-        typer.echo(bench_json(record), nl=False)
-        return
-    print_bench(record)
-    if path is not None:
-        typer.echo(f"\n  written     {path}")
+        documents = [bench_json(record).rstrip("\n") for record in records]
+        typer.echo(documents[0] if len(specs) == 1 and documents else "[" + ",\n".join(documents) + "]")
+    elif len(specs) == 1:
+        for record in records:
+            print_bench(record)
+    else:
+        print_boards(outcomes)
+    if not as_json:
+        for record in records:
+            if record.target in paths:
+                typer.echo(f"  written     {paths[record.target]}")
+    raise_failures(outcomes)
+
+
+def _record_paths(model: Path, output: Path | None, specs: Sequence[TargetSpec]) -> dict[str, Path]:
+    """Board -> the file of its record; nothing for a bare GGUF without -o."""
+    from ramp_edge.pipeline.bench import BENCH_FILE
+
+    if len(specs) == 1:
+        path = output or (model / BENCH_FILE if model.is_dir() else None)
+        return {} if path is None else {specs[0].name: path}
+    if output is not None:
+        raise UsageError(
+            "-o names one file, and several boards are measured", hint="leave -o out, or measure them one by one"
+        )
+    if not model.is_dir():
+        return {}
+    names = {spec.name: re.sub(r"[^A-Za-z0-9._-]+", "-", spec.name) for spec in specs}
+    return {name: model / f"bench-{safe}.json" for name, safe in names.items()}
 
 
 def numbers(option: str, text: str | None) -> tuple[int, ...] | None:

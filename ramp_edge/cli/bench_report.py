@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ramp_edge.device.bench_records import BenchRecord, MemoryUse, ModelBench, Speed
+    from ramp_edge.device.fleet import BoardOutcome
     from ramp_edge.pipeline.bench import BenchRequest
 
 _PIPE_COLUMNS = 132
@@ -33,6 +35,35 @@ def print_bench(record: BenchRecord) -> None:
     console.print()
     for line in detail_lines(record):
         console.print(line, markup=False, soft_wrap=True)
+
+
+def print_boards(outcomes: Sequence[BoardOutcome[BenchRecord]]) -> None:
+    """A row for each board and model at the first depth; what failed says so, its reason follows as the command's error."""
+    from ramp_edge.cli.tables import make_table, show
+
+    table = make_table(
+        "Board", "Model", "Decode tok/s", "spread", "Prefill tok/s", "Threads", "Peak memory", "Perplexity", "Unstable"
+    )
+    for outcome in outcomes:
+        if outcome.value is None:
+            table.add_row(outcome.spec.name, "failed", "", "", "", "", "", "", "")
+            continue
+        for model in outcome.value.models:
+            decode, prefill = model.decode[0], model.prefill[0]
+            peaks = [use.peak_resident_bytes for use in model.memory if use.peak_resident_bytes is not None]
+            doubts = dict.fromkeys(reason.kind for reason in (*outcome.value.unstable, *model.unstable))
+            table.add_row(
+                outcome.spec.name,
+                model.label,
+                f"{decode.median_tok_s:.4g}",
+                f"{decode.spread:.1%}",
+                f"{prefill.median_tok_s:.4g}",
+                f"{decode.threads}, {prefill.threads}",
+                human_bytes(max(peaks)) if peaks else "",
+                "" if model.perplexity is None else f"{model.perplexity.relative_difference:+.2%}",
+                ", ".join(doubts),
+            )
+    show(table)
 
 
 def head_lines(record: BenchRecord) -> list[str]:

@@ -16,6 +16,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ramp_edge.errors import HostKeyError
@@ -83,15 +84,12 @@ def add_key(file: Path, host: str, port: int, key_type: str, blob: bytes) -> Non
     line = f"{host_name(host, port)} {key_type} {base64.b64encode(blob).decode()}\n".encode()
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
-        try:
-            size_bytes = os.fstat(handle).st_size
-            if size_bytes and os.pread(handle, 1, size_bytes - 1) != b"\n":
-                line = b"\n" + line
-            os.write(handle, line)
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        with open(file, "a+b", buffering=0, opener=partial(os.open, mode=0o600)) as stream:
+            if size_bytes := stream.seek(0, os.SEEK_END):
+                stream.seek(size_bytes - 1)
+                line = line if stream.read(1) == b"\n" else b"\n" + line
+            stream.write(line)
+            os.fsync(stream.fileno())
     except OSError as error:
         raise HostKeyError(f"the host key cannot be put on record: {file}: {error.strerror}") from error
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -89,13 +90,8 @@ class _LocalCommand(StreamedCommand):
         assert self._process.stdin and self._process.stdout and self._process.stderr
         self._stdin, self._stdout, self._stderr = self._process.stdin, self._process.stdout, self._process.stderr
         os.set_blocking(self._stdin.fileno(), False)
+        self._read_stdout, self._read_stderr = partial(_read, self._stdout), partial(_read, self._stderr)
         super().__init__(Path(argv[0]).name, _DRAIN_S)
-
-    def _read_stdout(self, limit_bytes: int) -> bytes:
-        return _read(self._stdout, limit_bytes)
-
-    def _read_stderr(self, limit_bytes: int) -> bytes:
-        return _read(self._stderr, limit_bytes)
 
     def _write(self, data: memoryview) -> int:
         try:

@@ -44,9 +44,9 @@ class SshTarget:
     def run(self, argv: Sequence[str], *, timeout_s: float, stdin: bytes = b"") -> CommandResult:
         """Run a program to its end; see `Target`."""
         deadline_s = time.monotonic() + timeout_s
-        command = SshCommand(
-            self._connection.transport, self._connection.guard, checked_arguments(argv), min(ANSWER_S, timeout_s)
-        )
+        words = checked_arguments(argv)
+        answer_s = min(ANSWER_S, timeout_s)
+        command = SshCommand(self._connection.transport, self._connection.guard, words, answer_s=answer_s)
         with command:
             if stdin:
                 command.feed(stdin, timeout_s)

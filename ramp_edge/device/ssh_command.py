@@ -20,14 +20,14 @@ from ramp_edge.errors import BoardToolError, ConnectionFailedError, RampEdgeErro
 
 # A shell on the board tells its process id, to end the program by (sshd does it for no root, and paramiko cannot ask for it), and
 # which signal ended the program, which paramiko does not hear about. The login shell, whichever it is, sees plain words in quotes.
-_SCRIPT = 'printf "%s %s\\n" "$1" "$$" >&2; shift; "$@"; exit "$?"'
+_SCRIPT = 'printf "%s %s\\n" "$1" "$$"; printf "%s %s\\n" "$1" "$$" >&2; shift; "$@"; exit "$?"'
 _END = """\
 group=$(cut -d " " -f 5 "/proc/$1/stat" 2>/dev/null || ps -o pgid= -p "$1" | tr -d " ")
 exec kill -KILL -- "-${group:?}"
 """
 _SIGNAL_BASE = 128
 _DRAIN_S = 3.0
-_TELLS_S, _ENDS_S = 2.0, 5.0
+_TELLS_S, _ENDS_S = 2.0, 10.0
 _MAX_GREETING_BYTES = 65536
 """A login shell may say something of its own before the program starts."""
 CHUNK_BYTES = 65536
@@ -35,61 +35,79 @@ CHUNK_BYTES = 65536
 
 
 def command_line(argv: Sequence[str], mark: str) -> bytes:
-    """What the login shell is given, so that the program gets exactly `argv`; the first line on stderr is `mark` and a number."""
+    """What the login shell is given, so that the program gets exactly `argv`; each stream begins with `mark` and the process id."""
     return shlex.join(["sh", "-c", _SCRIPT, "sh", mark, *argv]).encode("utf-8", "surrogateescape")
+
+
+class _Marked:
+    """A stream from the line with the mark on; what a login shell says before it is dropped."""
+
+    def __init__(self, read: Callable[[int], bytes], mark: str) -> None:
+        self._read, self._line = read, re.compile(rf"{mark} (\d{{1,9}})\n".encode())
+        self._before: bytearray | None = bytearray()
+        self.process_id: int | None = None
+        self.told = threading.Event()
+
+    def __call__(self, limit_bytes: int) -> bytes:
+        """Up to that many bytes, none at the end."""
+        while True:
+            try:
+                chunk = self._read(limit_bytes)
+            except TimeoutError:
+                continue
+            if self._before is None:
+                return chunk
+            self._before += chunk
+            if found := self._line.search(self._before):
+                self.process_id = int(found[1])
+                self.told.set()
+                del self._before[: found.end()]
+            if found or not chunk or len(self._before) > _MAX_GREETING_BYTES:
+                rest, self._before = bytes(self._before), None
+                if rest or not chunk:
+                    return rest
 
 
 class SshCommand(StreamedCommand):
     """A program on a board, in a process group of its own there."""
 
     def __init__(
-        self, transport: paramiko.Transport, guard: Guard, argv: Sequence[str], answer_s: float = ANSWER_S
+        self,
+        transport: paramiko.Transport,
+        guard: Guard,
+        argv: Sequence[str],
+        *,
+        answer_s: float = ANSWER_S,
+        ends_another: bool = False,
     ) -> None:
-        self._transport, self._guard = transport, guard
-        name = PurePosixPath(argv[0]).name
-        mark = secrets.token_hex(8)
-        self._process_line = re.compile(rf"{mark} (\d{{1,9}})\n".encode())
-        self._process_id: int | None = None
-        self._told = threading.Event()
-        self._greeting: bytearray | None = bytearray()
-        """What came on stderr before the process id."""
+        self._transport, self._guard, self._is_ended = transport, guard, ends_another
+        name, mark = PurePosixPath(argv[0]).name, secrets.token_hex(8)
         guard.check(name)
         with guard.within(answer_s, f"starting {name}"):
             try:
                 self._channel = transport.open_session(timeout=answer_s)
             except paramiko.ChannelException as error:
                 raise BoardToolError(f"{guard.address}: no session for {name}: {error.text}") from error
-            self._channel.exec_command(command_line(argv, mark))
+            try:
+                self._channel.exec_command(command_line(argv, mark))
+            except paramiko.SSHException as error:
+                guard.check(name)
+                raise BoardToolError(f"{guard.address}: the account may not run {name}") from error
             self._channel.settimeout(TICK_S)
+        self._marked = _Marked(self._channel.recv_stderr, mark)
+        self._read_stdout, self._read_stderr = _Marked(self._channel.recv, mark), self._marked
         super().__init__(name, _DRAIN_S)
 
-    def _read_stdout(self, limit_bytes: int) -> bytes:
-        while True:
-            with contextlib.suppress(TimeoutError):
-                return self._channel.recv(limit_bytes)
-
-    def _read_stderr(self, limit_bytes: int) -> bytes:
-        while True:
-            with contextlib.suppress(TimeoutError):
-                chunk = self._channel.recv_stderr(limit_bytes)
-                if self._greeting is None:
-                    return chunk
-                self._greeting += chunk
-                if (found := self._process_line.search(self._greeting)) is not None:
-                    self._process_id = int(found[1])
-                    self._told.set()
-                    del self._greeting[found.start() : found.end()]
-                if found is not None or not chunk or len(self._greeting) > _MAX_GREETING_BYTES:
-                    rest, self._greeting = bytes(self._greeting), None
-                    if rest or not chunk:
-                        return rest
-
     def _write(self, data: memoryview) -> int:
+        piece = bytes(data[:CHUNK_BYTES])
+        sent = 0
         with self._guard.within(TICK_S + ANSWER_S, f"sending to {self._name}"):
             try:
-                return self._channel.send(bytes(data[:CHUNK_BYTES]))
+                while sent < len(piece) and (count := self._channel.send(piece[sent:])):
+                    sent += count
+                return sent
             except TimeoutError:
-                return 0
+                return sent
             except OSError as error:
                 self._guard.check(f"sending to {self._name}")
                 raise ConnectionFailedError(f"{self._name} on {self._guard.address} closed its input") from error
@@ -111,13 +129,14 @@ class SshCommand(StreamedCommand):
         return _SIGNAL_BASE - code if _SIGNAL_BASE < code <= _SIGNAL_BASE + signal.NSIG else code
 
     def _end(self) -> None:
-        if self._channel.closed or self._channel.exit_status_ready() or not self._told.wait(_TELLS_S):
+        if self._is_ended or self._channel.closed or self._channel.exit_status_ready():
             return
-        process_id, self._process_id = self._process_id, None
-        if process_id is None:
-            return  # once is enough
+        self._is_ended = True
+        if not self._marked.told.wait(_TELLS_S):
+            return
+        words = ["sh", "-c", _END, "sh", str(self._marked.process_id)]
         with contextlib.suppress(RampEdgeError):
-            ending = SshCommand(self._transport, self._guard, ["sh", "-c", _END, "sh", str(process_id)], _ENDS_S)
+            ending = SshCommand(self._transport, self._guard, words, answer_s=_ENDS_S, ends_another=True)
             with ending:
                 ending.result(_ENDS_S)
 

@@ -55,7 +55,7 @@ def connect(route: Route, timeout_s: float, *, accept_new_host_key: bool) -> Con
     known = known_keys(route.known_hosts, route.key_name, route.key_port)
     proxy = Proxy(route.proxy_command) if route.proxy_command is not None else None
     channel = proxy.channel if proxy is not None else _dial(route, deadline_s, timeout_s)
-    transport = None
+    guard = None
     try:
         transport = paramiko.Transport(channel)
         guard = Guard(transport, route.address)
@@ -70,8 +70,8 @@ def connect(route: Route, timeout_s: float, *, accept_new_host_key: bool) -> Con
             _authenticate(transport, route)
         transport.set_keepalive(_KEEPALIVE_S)
     except BaseException as error:
-        if transport is not None:
-            Guard(transport, route.address).close()
+        if guard is not None:
+            guard.close()
         channel.close()
         if proxy is not None:
             said = proxy.last_words()

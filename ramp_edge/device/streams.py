@@ -110,10 +110,13 @@ class Lines(threading.Thread):
 
 
 class StreamedCommand(ABC):
-    """What `RunningCommand` promises, on five operations of the carrier.
+    """What `RunningCommand` promises, on a few operations of the carrier.
 
     A subclass opens its streams first and calls `__init__` last: reading begins there.
     """
+
+    _read_stdout: Read
+    _read_stderr: Read
 
     def __init__(self, name: str, drain_s: float) -> None:
         self._name = name
@@ -124,12 +127,6 @@ class StreamedCommand(ABC):
         self._output: Collector | None = None
         self._lines: Lines | None = None
         self._fed = False
-
-    @abstractmethod
-    def _read_stdout(self, limit_bytes: int) -> bytes: ...
-
-    @abstractmethod
-    def _read_stderr(self, limit_bytes: int) -> bytes: ...
 
     @abstractmethod
     def _write(self, data: memoryview) -> int:
@@ -195,7 +192,8 @@ class StreamedCommand(ABC):
         else:
             stdout, truncated = self._remaining_lines(deadline_s, timeout_s)
             code = self._exit_code(deadline_s, timeout_s)
-        self._errors.finish(deadline_s, self._drain_s)
+        # What holds one stream open most often holds both.
+        self._errors.finish(deadline_s, TICK_S if truncated else self._drain_s)
         return CommandResult(
             exit_code=code,
             stdout=stdout,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import posixpath
+import secrets
 
 from ramp_edge.device.target import Target
 from ramp_edge.errors import BoardStorageError
@@ -28,7 +29,8 @@ def put_file(target: Target, data: bytes, stem: str, suffix: str) -> str:
     if _holds(target, path, data):
         return path
     files.make_folder(folder)
-    partial = path + ".partial"
+    # Two machines may send the same file at once.
+    partial = f"{path}.{secrets.token_hex(4)}.partial"
     files.append(partial, io.BytesIO(data), len(data), 0, lambda _: None)
     files.rename(partial, path)
     if not _holds(target, path, data):

@@ -14,8 +14,9 @@ Float32 = npt.NDArray[np.float32]
 _NOTHING = np.float32(1e-12)
 """No range this small has a float16 scale other than 0."""
 
-compiled = numba.njit(nogil=True, cache=True, fastmath=True)
-"""How every loop of quantization is compiled."""
+compiled = numba.njit(nogil=True, cache=True, fastmath={"contract"})
+"""How every loop of quantization is compiled. Sums keep their order: where the compiler may reorder them, code from numba's cache
+rounds otherwise than code compiled in the process, and even from call to call, so that a build would not be reproducible."""
 
 
 @compiled
@@ -26,7 +27,7 @@ def to_float16(x: np.float32) -> np.float32:
     elif abs(x) > np.float32(65504.0):
         nearest = np.copysign(np.float32(65504.0), x)
     else:
-        # On the bits: fastmath would undo a rounding made of sums.
+        # On the bits, which no liberty of the compiler can undo.
         bits = np.float32(x).view(np.int32)
         nearest = np.int32((bits + 0xFFF + (bits >> 13 & 1)) & ~0x1FFF).view(np.float32)
     rounded: np.float32 = np.float32(nearest)

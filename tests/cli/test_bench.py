@@ -197,3 +197,33 @@ def test_a_file_that_is_not_ours_stays(tiny_gguf: Path, tmp_path: Path) -> None:
     done = cli(tiny_gguf, "--target", "local", "-o", path, home=tmp_path)
     assert done.returncode == 2 and "was not written by ramp-edge bench" in done.stderr
     assert path.read_text() == "mine"
+
+
+@pytest.mark.slow
+def test_several_boards_give_one_table_and_a_record_each(tiny_gguf: Path, llama_bin: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    shutil.copy(tiny_gguf, out / "model.gguf")
+    targets = tmp_path / "targets.yaml"
+    targets.write_text(
+        "targets:\n"
+        f"  first: {{host: local, folder: '{tmp_path}/one', tags: [lab]}}\n"
+        f"  second: {{host: local, folder: '{tmp_path}/two', tags: [lab]}}\n"
+        "  away: {host: 'nobody@127.0.0.1:1', tags: [lab]}\n"
+    )
+    options = ("--runtime", llama_bin, "--threads", "1", "--depths", "0", "--no-perplexity", "--progress", "off")
+    done = cli(out, "--target", "lab", *options, home=tmp_path, RAMP_EDGE_TARGETS=str(targets), COLUMNS="160")
+    assert done.returncode == 19, done.stderr
+    assert "1 of 3 boards failed" in done.stderr
+    assert "away: " in done.stderr
+    rows = {line.split()[0]: line for line in done.stdout.splitlines() if line.split()}
+    for name in ("first", "second"):
+        record = read_bench(out / f"bench-{name}.json")
+        assert record.target == name
+        assert f"{record.models[0].decode[0].median_tok_s:.4g}" in rows[name]
+    assert "failed" in rows["away"]
+    assert not (out / "bench-away.json").exists()
+
+    refused = cli(out, "--target", "lab", "-o", tmp_path / "x.json", home=tmp_path, RAMP_EDGE_TARGETS=str(targets))
+    assert refused.returncode == 2
+    assert "several boards" in refused.stderr

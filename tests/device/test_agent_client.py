@@ -7,7 +7,7 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +17,11 @@ import pytest
 from ramp_edge.device import agent_client
 from ramp_edge.device.agent_client import board_agent
 from ramp_edge.device.local import LocalTarget
-from ramp_edge.device.target import TargetSpec
+from ramp_edge.device.target import RunningCommand, TargetSpec
 from ramp_edge.device.tool_failure import check_success, elf_machine
 from ramp_edge.device.tool_run import BoardAgent, ToolCall, ToolLine
 from ramp_edge.device.work_files import put_file, target_folder
-from ramp_edge.errors import BoardStorageError, BoardToolError, DeadlineError
+from ramp_edge.errors import BoardStorageError, BoardToolError, ConnectionFailedError, DeadlineError
 from ramp_edge.events import Event, EventBus, Note
 
 KINDS = ("python", "shell")
@@ -320,6 +320,31 @@ def test_leaving_in_mid_run_ends_the_tool(tmp_path: Path) -> None:
             agent.run(call("sh", "-c", f"echo $$ >{tmp_path}/pid; echo go; exec sleep 60"), stop)
         pids.append(int((tmp_path / "pid").read_text()))
     assert all(gone(pid) for pid in pids)
+
+
+class CutTarget(LocalTarget):
+    """A board whose connection breaks once a tool has said its first line."""
+
+    def start(self, argv: Sequence[str]) -> RunningCommand:
+        command = super().start(argv)
+        read_line = command.read_line
+
+        def cut(timeout_s: float) -> bytes | None:
+            line = read_line(timeout_s)
+            if line is not None and b"first" in line:
+                raise ConnectionFailedError("the connection to board broke")
+            return line
+
+        command.read_line = cut  # type: ignore[method-assign]
+        return command
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_connection_that_breaks_in_mid_run(kind: str, tmp_path: Path) -> None:
+    target = CutTarget(spec_for(kind), home=tmp_path)
+    with pytest.raises(ConnectionFailedError, match="the connection to board broke"), board_agent(target) as agent:
+        agent.run(call("sh", "-c", f"echo $$ >{tmp_path}/pid; echo first; exec sleep 60"))
+    assert gone(int((tmp_path / "pid").read_text()))
 
 
 # Files on the board.

@@ -153,7 +153,7 @@ def test_a_beat_keeps_the_lock(
     monkeypatch.setattr(board_lock, "_BEAT_S", 0.3)
     target = board_with("flock", "timeout") if form == "shell" else board_with(python=sys.executable)
     with BoardLock(target, str(tmp_path / "lock")) as lock:
-        time.sleep(3)
+        time.sleep(2.6)
         lock.confirm()
 
 

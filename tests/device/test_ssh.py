@@ -25,6 +25,7 @@ from ramp_edge.device.ssh import SshTarget
 from ramp_edge.device.target import TargetSpec
 from ramp_edge.errors import (
     AuthenticationError,
+    BoardToolError,
     ConnectionFailedError,
     DeadlineError,
     HostKeyError,
@@ -411,12 +412,24 @@ def test_the_ciphers_in_use_are_the_quick_ones(shared_sshd: Any, dial: Dial) -> 
 
 def test_a_login_shell_that_talks_does_not_disturb(new_sshd: Callable[..., Any], dial: Dial) -> None:
     server = new_sshd()
-    (server.home / ".bashrc").write_text("echo welcome >&2\n")
+    (server.home / ".bashrc").write_text("echo welcome; echo welcome >&2; touch ~/was-read\n")
     target = dial(server)
     result = target.run(["sh", "-c", "echo out; echo err >&2"], timeout_s=20)
     target.close()
-    assert result.stdout == b"out\n" and result.stderr.endswith(b"err\n")
-    assert all(not line.strip().isdigit() for line in result.stderr.splitlines())
+    assert (server.home / "was-read").exists()
+    assert (result.stdout, result.stderr) == (b"out\n", b"err\n")
+
+
+def test_an_account_that_runs_no_programs(new_sshd: Callable[..., Any], dial: Dial) -> None:
+    """It may say why; a board's words are told without what they could do to a terminal."""
+    server = new_sshd(extra="ForceCommand printf 'not \\033[31mfor you' >&2; exit 1")
+    target = dial(server)
+    result = target.run(["true"], timeout_s=20)
+    assert (result.exit_code, result.error_text) == (1, "not  [31mfor you")
+    with pytest.raises(BoardToolError, match="does not tell its home folder"):
+        assert target.files.home
+    with pytest.raises(BoardToolError, match="has no SFTP"):
+        target.files.facts("/")
 
 
 def test_fingerprints_are_those_of_ssh_keygen(shared_sshd: Any, client: Path) -> None:

@@ -23,12 +23,18 @@ TEXT = " ".join(f"the board reads page {n} and writes the next one while it wait
 
 
 @pytest.fixture(scope="module")
-def run_arm(qemu_aarch64: str, arm_tools: BuiltRuntime) -> Callable[..., subprocess.CompletedProcess[str]]:
+def run_arm(
+    qemu_aarch64: str, arm_tools: BuiltRuntime, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a tool as on the board."""
+    # In a folder that takes the core file of a program that was ended.
+    folder = tmp_path_factory.mktemp("board")
 
     def run(tool: str, *arguments: str, cpu: str = CPU) -> subprocess.CompletedProcess[str]:
         command = [qemu_aarch64, "-cpu", cpu, str(arm_tools.tools[tool].path), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, cwd=folder
+        )
 
     return run
 

@@ -67,8 +67,10 @@ def gate_command(
     if baseline and limits_only:
         raise UsageError("--limits-only skips what --baseline is for", hint="give one of them")
     for_github = os.environ.get("GITHUB_ACTIONS") == "true" if github is None else github
+    from ramp_edge.gate.run import gate_files
+
     try:
-        result = _judged(records, budget, baseline or [], limits_only, device or [])
+        result = gate_files(records, budget, baseline or (), limits_only=limits_only, devices=device or ())
     except RampEdgeError as error:
         if for_github:
             from ramp_edge.gate.github import annotation
@@ -88,14 +90,6 @@ def gate_command(
         print_gate(result)
     if (wrong := result.error()) is not None:
         raise wrong
-
-
-def _judged(
-    records: list[Path], budget: Path, baseline: list[Path], limits_only: bool, devices: list[str]
-) -> GateResult:
-    from ramp_edge.gate.run import gate_files
-
-    return gate_files(records, budget, baseline, limits_only=limits_only, devices=devices)
 
 
 def _write(result: GateResult, junit: Path | None, markdown: Path | None) -> None:

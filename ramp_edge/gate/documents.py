@@ -20,6 +20,8 @@ BUILD_VERSION = 1
 BENCH_VERSION = 1
 TASKS_VERSION = 1
 BUILD_FILE, BENCH_FILE = "build.json", "bench.json"
+BOARD_BENCH_FILES = "bench-*.json"
+"""Of a bench of several boards at once."""
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -278,7 +280,7 @@ class Record:
 
 
 def read_records(paths: Sequence[Path]) -> tuple[Record, ...]:
-    """Read files, and of folders their build.json and bench.json. Raises UsageError that names every unreadable one."""
+    """Read files, and of folders their build.json and every bench.json. Raises UsageError that names every unreadable one."""
     records: list[Record] = []
     problems: list[str] = []
     for file in dict.fromkeys(file for path in paths for file in _files(path, problems)):
@@ -294,7 +296,8 @@ def read_records(paths: Sequence[Path]) -> tuple[Record, ...]:
 def _files(path: Path, problems: list[str]) -> tuple[Path, ...]:
     if not path.is_dir():
         return (path,)
-    found = tuple(path / name for name in (BUILD_FILE, BENCH_FILE) if (path / name).is_file())
+    files = (path / BUILD_FILE, path / BENCH_FILE, *sorted(path.glob(BOARD_BENCH_FILES)))
+    found = tuple(file for file in files if file.is_file())
     if not found:
         problems.append(f"{path} holds neither {BUILD_FILE} nor {BENCH_FILE}")
     return found

@@ -45,7 +45,7 @@ def schema() -> xmlschema.XMLSchema:
 @pytest.fixture
 def result(budget: Callable[..., Path]) -> GateResult:
     """One of each: pass, violated, missing, noisy, unstable."""
-    records = [ASSETS / "old" / name for name in ("build.json", "bench-unstable.json")]
+    records = [ASSETS / name for name in ("old/build.json", "unstable.json")]
     return gate_files(records, budget(*RULES), [ASSETS / "old" / "build.json"])
 
 

@@ -162,7 +162,7 @@ def test_speed_against_the_same_board(budget: MakeBudget, changed: Changed) -> N
 
 
 def test_an_unstable_bench_judges_no_speed_but_size(budget: MakeBudget) -> None:
-    shaky = [ASSETS / "old" / "build.json", ASSETS / "old" / "bench-unstable.json"]
+    shaky = [ASSETS / "old" / "build.json", ASSETS / "unstable.json"]
     result = gate_files(shaky, budget("size_bytes <= 5 MB", "decode_tok_s >= 1"))
     assert [j.verdict for j in result.subjects[0].judgements] == [Verdict.PASS, Verdict.UNSTABLE]
     error = result.error()
@@ -266,7 +266,7 @@ def test_any_of_the_records_can_be_left_out(records: list[str], budget: MakeBudg
         (["new/build.json", "old/bench.json"], GateUndecidedError, "measured another file than was built"),
         (["new/build.json", "old/eval.json"], GateUndecidedError, "evaluated another file"),
         (["new/build.json", "old/build.json"], UsageError, "two records for x86-avx512-32gb"),
-        (["old", "old/bench-unstable.json"], UsageError, "two records for local (x86-avx512-32gb)"),
+        (["old", "unstable.json"], UsageError, "two records for local (x86-avx512-32gb)"),
         (["README.md"], UsageError, "is not JSON"),
         (["nowhere.json"], UsageError, "cannot be read: No such file"),
         (["."], UsageError, "holds neither build.json nor bench.json"),
@@ -331,6 +331,23 @@ def test_a_bench_of_rivals_is_judged_by_the_build_s_own(budget: MakeBudget, chan
     alone = gate_files([path], budget("decode_tok_s >= 2"))
     assert only(alone).verdict is Verdict.VIOLATED, "without a build the first one is meant"
     assert alone.subjects[0].subject.model == "rival"
+
+
+def test_a_folder_s_benches_of_several_boards(budget: MakeBudget, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "build.json").write_text(json.dumps(BUILD))
+    for board in ("cellar", "kitchen"):
+        (folder / f"bench-{board}.json").write_text(json.dumps({**BENCH, "target": board}))
+    path = budget(cellar=("decode_tok_s >= 1",), kitchen=("decode_tok_s >= 1e9",))
+    result = gate_files([folder], path)
+    assert [(one.subject.target, one.judgements[0].verdict.value) for one in result.subjects] == [
+        ("cellar", "pass"),
+        ("kitchen", "violated"),
+    ]
+    (folder / "bench.json").write_text(json.dumps({**BENCH, "target": "cellar"}))
+    with pytest.raises(UsageError, match="are two records for cellar"):
+        gate_files([folder], path)
 
 
 def test_one_build_on_two_boards(budget: MakeBudget, changed: Changed) -> None:

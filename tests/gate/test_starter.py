@@ -73,7 +73,7 @@ def test_a_task_evaluation_alone_has_no_device(tmp_path: Path) -> None:
 
 def test_nobody_is_held_to_an_unstable_bench() -> None:
     with pytest.raises(GateUndecidedError, match="is unstable: other_load"):
-        starter_file([ASSETS / "old" / "build.json", ASSETS / "old" / "bench-unstable.json"])
+        starter_file([ASSETS / "old" / "build.json", ASSETS / "unstable.json"])
 
 
 VALUE = st.floats(1e-6, 1e12)

@@ -65,7 +65,7 @@ def bench_tools(target: Target, runtime: str | None, *, with_perplexity: bool) -
     """
     if target.spec.is_local:
         return _local_tools(runtime, with_perplexity)
-    return _board_tools(target, runtime, with_perplexity), None
+    return _board_tools(target, runtime, with_perplexity=with_perplexity), None
 
 
 def _local_tools(runtime: str | None, with_perplexity: bool) -> tuple[BoardTools, str | None]:
@@ -88,7 +88,7 @@ def _local_tools(runtime: str | None, with_perplexity: bool) -> tuple[BoardTools
     return _tools(str(folder), with_perplexity), commit
 
 
-def _board_tools(target: Target, runtime: str | None, with_perplexity: bool) -> BoardTools:
+def _board_tools(target: Target, runtime: str | None, *, with_perplexity: bool) -> BoardTools:
     folder = runtime or deployed_tools(target)
     if not posixpath.isabs(folder):
         folder = posixpath.join(target.files.home, folder)

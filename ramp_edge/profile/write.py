@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -45,7 +46,8 @@ def write_profile(path: Path, profile: Profile, comment: str) -> None:
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}", hint="name another file") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink()
 
 
 def _flow(part: BaseModel) -> str:

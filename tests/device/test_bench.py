@@ -102,11 +102,12 @@ def test_a_model_is_measured(python: str, run: Bencher, model: BenchModel) -> No
     assert (mapped.load_mode, own.load_mode, mapped.n_ctx) == ("mmap", "none", 128)
     for use in (mapped, own):
         if use.peak_resident_bytes is not None:
-            assert model.file_bytes < use.peak_resident_bytes < 100e6
+            # The shell's last look may have been at the very start of a tool that is done in a tenth of a second.
+            least = model.file_bytes if python == "python3" else 100_000
+            assert least < use.peak_resident_bytes < 100e6
         assert use.load_s is not None and 0 <= use.load_s < 60
         assert use.predicted_bytes == 10_000_000
     if python == "python3":
-        # A shell looks too seldom for a tool that is done in a tenth of a second.
         assert mapped.peak_resident_bytes and own.peak_resident_bytes
     assert found.perplexity is not None and abs(found.perplexity.relative_difference) < 1e-3
     assert found.perplexity.text_sha256 == hashlib.sha256(model.text.data if model.text else b"").hexdigest()

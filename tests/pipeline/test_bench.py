@@ -210,14 +210,13 @@ def test_a_record_that_cannot_be_written_leaves_the_old_one(
     assert list(tmp_path.glob("*.partial")) == []
 
 
-def test_board_tools_are_looked_for_on_the_board(out: Path, tmp_path: Path) -> None:
+def test_board_tools_are_looked_for_on_the_board(tmp_path: Path) -> None:
     from ramp_edge.pipeline.bench import _board_tools
 
     board = LocalTarget(replace(LOCAL, name="pi"), home=tmp_path / "home")
-    request = BenchRequest(models=(out / "model.gguf",), spec=board.spec, with_perplexity=False)
     with pytest.raises(BoardToolError, match=r"pi: no llama-bench in .*/home/ramp-edge/current/bin"):
-        _board_tools(board, request)
+        _board_tools(board, None, with_perplexity=False)
     tools = tmp_path / "home" / "my tools"
     tools.mkdir(parents=True)
     (tools / "llama-bench").touch()
-    assert _board_tools(board, replace(request, runtime="my tools")).bench == f"{tools}/llama-bench"
+    assert _board_tools(board, "my tools", with_perplexity=False).bench == f"{tools}/llama-bench"

@@ -25,7 +25,6 @@ def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "SMALL", Shape(n_embd=256, n_layer=1, n_vocab=512))
     monkeypatch.setattr(pipeline, "SMALL_DEEP", Shape(n_embd=256, n_layer=2, n_vocab=512))
     monkeypatch.setattr("ramp_edge.device.probe.REPEAT_S", 0.02)
-    monkeypatch.setattr()
 
 
 def request(tmp_path: Path, llama_bin: Path, **changes: object) -> ProbeRequest:

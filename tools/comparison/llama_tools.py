@@ -27,6 +27,9 @@ class ToolScore:
     same_top: float | None = None
 
 
+_ATTEMPTS = 20
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LlamaTools:
     """A folder with llama-imatrix, llama-quantize, llama-perplexity and llama-bench."""
@@ -52,6 +55,15 @@ class LlamaTools:
             raise ToolError(f"{name} failed with {done.returncode}: " + " | ".join(tail))
         return time.perf_counter() - start_s
 
+    def _run_until_whole(self, *arguments: str | Path, last: str, log: Path) -> str:
+        """llama-perplexity's log, with the line that `last` finds: now and then its last lines are lost, and it runs again."""
+        for _ in range(_ATTEMPTS):
+            self.run("llama-perplexity", *arguments, log=log)
+            text = log.read_text(errors="replace")
+            if re.search(last, text):
+                return text
+        raise ToolError(f"{log} holds no {last!r} after {_ATTEMPTS} runs")
+
     def imatrix(self, model: Path, text: Path, output: Path, *, n_ctx: int) -> float:
         """Importance matrix of a text; seconds."""
         size = str(n_ctx)
@@ -70,22 +82,21 @@ class LlamaTools:
 
     def perplexity(self, model: Path, text: Path, *, n_ctx: int, windows: int, base: Path, log: Path) -> ToolScore:
         """Score the reference and write its base file."""
-        self.run(
-            "llama-perplexity", "-m", model, "-f", text, "-c", str(n_ctx), "-b", str(n_ctx), "--chunks", str(windows),
-            "-t", str(self.threads), "--kl-divergence-base", base, log=log,
+        final = r"Final estimate: PPL = ([\d.]+) \+/- ([\d.]+)"
+        said = self._run_until_whole(
+            "-m", model, "-f", text, "-c", str(n_ctx), "-b", str(n_ctx), "--chunks", str(windows),
+            "-t", str(self.threads), "--kl-divergence-base", base, last=final, log=log,
         )  # fmt: skip
-        found = re.search(r"Final estimate: PPL = ([\d.]+) \+/- ([\d.]+)", log.read_text(errors="replace"))
-        if found is None:
-            raise ToolError(f"{log} holds no final estimate")
+        found = re.search(final, said)
+        assert found is not None
         return ToolScore(ppl=float(found[1]), ppl_std_error=float(found[2]))
 
     def divergence(self, model: Path, *, n_ctx: int, base: Path, log: Path) -> ToolScore:
         """Score a model against a base file."""
-        self.run(
-            "llama-perplexity", "-m", model, "-c", str(n_ctx), "-b", str(n_ctx), "-t", str(self.threads),
-            "--kl-divergence-base", base, "--kl-divergence", log=log,
+        text = self._run_until_whole(
+            "-m", model, "-c", str(n_ctx), "-b", str(n_ctx), "-t", str(self.threads),
+            "--kl-divergence-base", base, "--kl-divergence", last="Same top p", log=log,
         )  # fmt: skip
-        text = log.read_text(errors="replace")
 
         def pair(pattern: str) -> tuple[float, float]:
             found = re.search(pattern + r"\s*:\s*([\d.-]+)(?: ±\s*([\d.]+))?", text)

@@ -95,7 +95,7 @@ class LlamaTools:
         """Score a model against a base file."""
         text = self._run_until_whole(
             "-m", model, "-c", str(n_ctx), "-b", str(n_ctx), "-t", str(self.threads),
-            "--kl-divergence-base", base, "--kl-divergence", last="Same top p", log=log,
+            "--kl-divergence-base", base, "--kl-divergence", last=r"Same top p *:", log=log,
         )  # fmt: skip
 
         def pair(pattern: str) -> tuple[float, float]:

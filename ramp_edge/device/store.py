@@ -17,12 +17,12 @@ import contextlib
 import io
 import re
 from collections.abc import Iterable
-from pathlib import PurePosixPath
 
 from ramp_edge.device.board_hash import board_sha256
 from ramp_edge.device.release import RECORD_FILE, RELEASE_ID, SHA256, Release, folders_of, parse_release, release_json
 from ramp_edge.device.target import Target, printable
-from ramp_edge.errors import BoardMismatchError, BoardStorageError, TargetsFileError
+from ramp_edge.device.work_files import target_folder
+from ramp_edge.errors import BoardMismatchError, BoardStorageError
 
 _MAX_RECORD_BYTES = 1 << 20
 _LINK = re.compile(rf"releases/({RELEASE_ID.pattern})")
@@ -36,7 +36,7 @@ class BoardStore:
 
     def __init__(self, target: Target) -> None:
         self.target, self.files = target, target.files
-        self.root = _root(target)
+        self.root = target_folder(target)
         self.current, self.previous = f"{self.root}/current", f"{self.root}/previous"
         self.lock = f"{self.root}/lock"
 
@@ -214,14 +214,3 @@ def _stamp(sha256: str) -> int:
 
 def _link_text(name: str, sha256: str) -> str:
     return f"{'../' * (2 + name.count('/'))}objects/{sha256}"
-
-
-def _root(target: Target) -> str:
-    folder = target.spec.folder.removeprefix("~/")
-    path = PurePosixPath(target.files.home) / folder
-    if ".." in path.parts or len(path.parts) < 2 or path == PurePosixPath(target.files.home):
-        raise TargetsFileError(
-            f"{target.spec.name}: {target.spec.folder!r} cannot be deploy's folder",
-            hint="name a folder of its own: below the home folder, or an absolute path without `..`",
-        )
-    return str(path)

@@ -6,16 +6,24 @@ import hashlib
 import io
 import posixpath
 import secrets
+from pathlib import PurePosixPath
 
 from ramp_edge.device.target import Target
-from ramp_edge.errors import BoardStorageError
+from ramp_edge.errors import BoardStorageError, TargetsFileError
 
 FOLDER = "bench"
 
 
 def target_folder(target: Target) -> str:
-    """The one folder that is touched on the board, absolute."""
-    return posixpath.join(target.files.home, target.spec.folder)
+    """The one folder that is touched on the board, absolute. Raises TargetsFileError where it cannot be one."""
+    folder = target.spec.folder.removeprefix("~/")
+    path = PurePosixPath(target.files.home) / folder
+    if ".." in path.parts or len(path.parts) < 2 or path == PurePosixPath(target.files.home):
+        raise TargetsFileError(
+            f"{target.spec.name}: {target.spec.folder!r} cannot be deploy's folder",
+            hint="name a folder of its own: below the home folder, or an absolute path without `..`",
+        )
+    return str(path)
 
 
 def put_file(target: Target, data: bytes, stem: str, suffix: str) -> str:

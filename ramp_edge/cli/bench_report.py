@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,24 +15,21 @@ if TYPE_CHECKING:
     from ramp_edge.device.fleet import BoardOutcome
     from ramp_edge.pipeline.bench import BenchRequest
 
-_PIPE_COLUMNS = 132
 SHORT_TEXT = "the package's short text"
 
 
 def print_bench(record: BenchRecord) -> None:
     """Print the report to stdout."""
-    from rich.console import Console
+    from ramp_edge.cli.tables import console
 
-    # A pipe has no width: lines stay whole there.
-    wide = sys.stdout.isatty() or "COLUMNS" in os.environ
-    console = Console(highlight=False, width=None if wide else _PIPE_COLUMNS)
+    place = console(highlight=False)
     for line in head_lines(record):
-        console.print(line, markup=False, soft_wrap=True)
-    console.print()
-    console.print(speed_table(record))
-    console.print()
+        place.print(line, markup=False, soft_wrap=True)
+    place.print()
+    place.print(speed_table(record))
+    place.print()
     for line in detail_lines(record):
-        console.print(line, markup=False, soft_wrap=True)
+        place.print(line, markup=False, soft_wrap=True)
 
 
 def print_boards(outcomes: Sequence[BoardOutcome[BenchRecord]]) -> None:

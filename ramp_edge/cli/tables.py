@@ -28,12 +28,13 @@ def make_table(*columns: str) -> Table:
     return table
 
 
-def console() -> Console:
+def console(*, highlight: bool = True) -> Console:
     """Where tables go."""
     from rich.console import Console
 
     # A pipe has no width: lines stay whole there.
-    return Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=_PIPE_COLUMNS)
+    wide = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(highlight=highlight, width=None if wide else _PIPE_COLUMNS)
 
 
 def show(table: Table) -> None:

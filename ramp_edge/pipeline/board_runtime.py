@@ -11,7 +11,7 @@ from ramp_edge.device.target import Target, printable
 from ramp_edge.device.work_files import put_file, target_folder
 from ramp_edge.errors import BoardToolError, DeadlineError
 from ramp_edge.events import EventBus
-from ramp_edge.pipeline.on_board import RUNTIMES, STAMP
+from ramp_edge.pipeline.on_board import RUNTIMES, STAMP, built_tools
 from ramp_edge.records import DeviceTarget
 from ramp_edge.runtime.build import build_runtime, compile_percent
 from ramp_edge.runtime.built import BuiltRuntime
@@ -76,11 +76,13 @@ def build_on_board(target: Target, recipe: Recipe, events: EventBus, manifest: R
     key = f"{recipe.name}-{archive.sha256[:12]}"
     folder = posixpath.join(target_folder(target), RUNTIMES, key)
     stamp = posixpath.join(folder, STAMP)
-    place = put_file(target, archive.path.read_bytes(), "source", ".tar.gz")
-    jobs = _said(target, ["getconf", "_NPROCESSORS_ONLN"])
-    build = target_build(recipe, archive=place, folder=folder, jobs=jobs if jobs.isdigit() else 1, manifest=manifest)
     if target.files.facts(stamp) is None:
         _check_needs(target, recipe)
+        place = put_file(target, archive.path.read_bytes(), "source", ".tar.gz")
+        jobs = _said(target, ["getconf", "_NPROCESSORS_ONLN"])
+        build = target_build(
+            recipe, archive=place, folder=folder, jobs=jobs if jobs.isdigit() else 1, manifest=manifest
+        )
         target.files.make_folder(folder)
         *steps, compile_step = build.commands
         with events.stage(f"configure llama.cpp on {target.spec.name}"):
@@ -92,14 +94,15 @@ def build_on_board(target: Target, recipe: Recipe, events: EventBus, manifest: R
         marked = target.run(["touch", stamp], timeout_s=ASK_TIMEOUT_S)
         if marked.exit_code:
             raise _failed(target, ("touch", stamp), marked.error_text)
-    missing = [name for name, path in build.tools.items() if target.files.facts(path) is None]
+    tools = built_tools(folder)
+    missing = [name for name in recipe.tools if target.files.facts(posixpath.join(tools, name)) is None]
     if missing:
         target.files.remove(stamp)
         raise BoardToolError(
             f"{target.spec.name}: no {' and no '.join(missing)} in {folder}",
             hint="run the same command again: it builds them",
         )
-    return posixpath.dirname(next(iter(build.tools.values())))
+    return tools
 
 
 def _check_needs(target: Target, recipe: Recipe) -> None:

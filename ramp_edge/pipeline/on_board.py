@@ -48,8 +48,13 @@ def deployed_tools(target: Target) -> str:
         for name in files.names(posixpath.join(folder, RUNTIMES)):
             built = posixpath.join(folder, RUNTIMES, name)
             if files.facts(posixpath.join(built, STAMP)) is not None:
-                return posixpath.join(built, "build", BIN)
+                return built_tools(built)
     return sent
+
+
+def built_tools(folder: str) -> str:
+    """Folder of the programs that a board built in `folder`, one of RUNTIMES (`runtime/on_target.py` puts them there)."""
+    return posixpath.join(folder, "build", BIN)
 
 
 def _recorded_sha256(target: Target, release: str) -> str | None:

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from ramp_edge.calibrate.activations import activation_kl, mean_per_token
 from ramp_edge.calibrate.decoder import DecoderModel, Layer
 from ramp_edge.calibrate.moments import BATCH_TOKENS
-from ramp_edge.calibrate.store import EMBEDDING_SITE, CalibrationSettings, CalibrationStore
+from ramp_edge.calibrate.store import EMBEDDING_SITE, HEAD_SITE, TIED_SITE, CalibrationSettings, CalibrationStore
 from ramp_edge.calibrate.workers import batch_workers
 from ramp_edge.events import EventBus
 from ramp_edge.records import TensorInfo
@@ -64,6 +64,8 @@ class HeadSamples:
     """float32 [n_tokens, n_rows_chosen]: p (1 - p)."""
     coverage: float
     """Share of all rows' summed p (1 - p) that the chosen rows hold."""
+    total_variance: float
+    """Sum of p (1 - p) over all rows, mean over tokens: 1 - sum p^2."""
     activation_kl: dict[int, float]
     """As of a linear layer."""
 
@@ -140,6 +142,7 @@ def _head_pass(model: DecoderModel, hidden: Tensor, seed: int, events: EventBus)
         hidden=normed[picked],
         variance=variance,
         coverage=float(mean_variance[rows].double().sum() / mean_variance.double().sum()),
+        total_variance=float(mean_variance.double().sum() / len(picked)),
         activation_kl=mean_per_token([activation_kl(normed, grad_normed)], len(normed)),
     )
     return _HeadResult(samples=samples, gradient=gradient)
@@ -205,7 +208,7 @@ def fisher_pass(
     consume: Callable[[Samples], None],
     events: EventBus,
 ) -> None:
-    """Hand the samples of every quantizable tensor to `consume`, from the head down to the embedding.
+    """Hand the samples of every quantizable tensor to `consume`, from the head down to the embedding; a tied head comes last as well.
 
     Needs `moments_pass` on the same store. `rows_for` chooses the rows of each linear layer.
     """
@@ -214,7 +217,8 @@ def fisher_pass(
     hidden = store.load_hidden(f"input.{n_layer}")
     n_seq, time, _ = hidden.shape
     head = _head_pass(model, hidden, settings.seed + 1, events)
-    consume(head.samples)
+    if not inventory.tied_embedding:
+        consume(head.samples)
     gradient = head.gradient
     # Small enough that every core gets a batch.
     size = max(1, min(BATCH_TOKENS // time, -(-n_seq // torch.get_num_threads())))
@@ -244,8 +248,12 @@ def fisher_pass(
                 )
             stage.advance()
     scaled = gradient * model.embedding_scale
-    if not inventory.tied_embedding:
-        # Errors of an input-only embedding row meet the gradient at its output: that is its second moment.
-        flat = scaled.reshape(-1, scaled.shape[-1])
-        store.save(f"{EMBEDDING_SITE}.moments", (flat.T @ flat / len(flat)).numpy())
+    flat = scaled.reshape(-1, scaled.shape[-1])
+    as_input = (flat.T @ flat / len(flat)).numpy()
+    if inventory.tied_embedding:
+        as_output = np.float32(head.samples.total_variance) * store.moments(HEAD_SITE)
+        store.save(f"{TIED_SITE}.moments", as_output + as_input)
+        consume(head.samples)
+    else:
+        store.save(f"{EMBEDDING_SITE}.moments", as_input)
     consume(EmbeddingSamples(name="token_embd.weight", tokens=tokens[:n_seq, :time].astype(np.int64), gradients=scaled))

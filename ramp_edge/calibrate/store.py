@@ -18,7 +18,7 @@ import torch
 from ramp_edge.cache import cache_error, cached_file, make_cache_folder, remove_abandoned
 from ramp_edge.records import ModelInventory, Role, TensorInfo
 
-CODE_VERSION = 3
+CODE_VERSION = 4
 """Raise when the meaning of stored files changes."""
 
 Float32 = npt.NDArray[np.float32]
@@ -34,6 +34,8 @@ _SITES = {
 }
 HEAD_SITE = "head"
 EMBEDDING_SITE = "embedding"
+TIED_SITE = "tied"
+"""What an error in a row of a tied embedding costs as output and as input, in one matrix (`fisher.py`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,10 +52,10 @@ class CalibrationSettings:
 
 def site_of(tensor: TensorInfo, *, tied: bool) -> str | None:
     """Name of the input site whose moments serve `tensor`; tensors with the same input share one."""
-    if tensor.role is Role.OUTPUT or (tensor.role is Role.TOKEN_EMBD and tied):
+    if tensor.role is Role.OUTPUT:
         return HEAD_SITE
     if tensor.role is Role.TOKEN_EMBD:
-        return EMBEDDING_SITE
+        return TIED_SITE if tied else EMBEDDING_SITE
     kind = _SITES.get(tensor.role)
     return None if kind is None else f"blk.{tensor.layer}.{kind}"
 

@@ -17,7 +17,7 @@ from ramp_edge.calibrate import fisher
 from ramp_edge.calibrate.decoder import DecoderModel
 from ramp_edge.calibrate.fisher import EmbeddingSamples, FisherSamples, HeadSamples, Samples, fisher_pass
 from ramp_edge.calibrate.moments import moments_pass
-from ramp_edge.calibrate.store import EMBEDDING_SITE, CalibrationSettings, CalibrationStore
+from ramp_edge.calibrate.store import EMBEDDING_SITE, TIED_SITE, CalibrationSettings, CalibrationStore
 from ramp_edge.events import EventBus
 from ramp_edge.records import TensorInfo
 
@@ -192,7 +192,16 @@ def test_samples_equal_transformers_gradients(
         one_hot = F.one_hot(labels, hyper.vocab_size)
         ours += torch.einsum("stv,ste->sve", one_hot - truth.probabilities, truth.hidden)
     assert relative_error(ours, truth.gradients["model.embed_tokens.weight"]) < 1e-4
-    assert store.has(f"{EMBEDDING_SITE}.moments") is not model.inventory.tied_embedding
+    as_input = embedding.gradients.flatten(0, 1)
+    as_input = as_input.T @ as_input / len(as_input)
+    if model.inventory.tied_embedding:
+        assert not store.has(f"{EMBEDDING_SITE}.moments")
+        states = truth.hidden.flatten(0, 1)
+        both = (1.0 - p.square().sum(1).mean()) * states.T @ states / len(states) + as_input
+        assert relative_error(torch.from_numpy(store.moments(TIED_SITE)), both) < 1e-3
+    else:
+        assert not store.has(f"{TIED_SITE}.moments")
+        assert relative_error(torch.from_numpy(store.moments(EMBEDDING_SITE)), as_input) < 1e-5
 
 
 def test_stored_half_precision_costs_little(

@@ -110,5 +110,5 @@ def test_tensors_with_one_input_share_a_site(inventory: ModelInventory) -> None:
     assert len(block) == 4
     assert not block & {site for name, site in sites.items() if name.startswith("blk.0.")}
     assert sites["blk.1.attn_norm.weight"] is None
-    assert sites["token_embd.weight"] == "head"
+    assert sites["token_embd.weight"] == "tied"
     assert site_of(inventory.tensor("token_embd.weight"), tied=False) == "embedding"

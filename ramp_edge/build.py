@@ -24,9 +24,11 @@ from ramp_edge.model.architecture import ARCHITECTURES, architecture_facts
 from ramp_edge.model.gguf_file import check_finite, file_sha256, open_inventory
 from ramp_edge.pipeline.budget import check_feasible, legal_choices, memory_for, resolve_limits
 from ramp_edge.pipeline.calibration import calibrate, prepare_text
-from ramp_edge.pipeline.candidates import Problem, knapsack, propose, uniform
+from ramp_edge.pipeline.candidates import Problem, by_prediction, knapsack, propose, uniform
 from ramp_edge.pipeline.emission import Emitter
 from ramp_edge.pipeline.finalists import Finalist, Finalists, continuation_of, presets_allocator
+from ramp_edge.pipeline.folded_model import folded_emitter, folding_record, search_folds
+from ramp_edge.pipeline.folding import Folded
 from ramp_edge.pipeline.model_source import find_model
 from ramp_edge.pipeline.output_folder import (
     MODEL_FILE,
@@ -84,7 +86,8 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
         calibrated = calibrate(request, inventory, facts, tensors, legal, text, target.backend, pool, events)
 
         # 4. Candidates inside the limits
-        emitter = Emitter(inventory, tensors, calibrated.moments, pool, events, EFFORTS[request.effort].search)
+        effort = EFFORTS[request.effort]
+        emitter = Emitter(inventory, tensors, calibrated.moments, pool, events, effort.search)
         metadata = _own_metadata(target)
         problem = Problem(
             inventory=inventory,
@@ -94,32 +97,46 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
             table=calibrated.table,
             file_bytes=lambda types: emitter.layout(types, metadata).file_bytes,
         )
-        plans = propose(problem, (knapsack, presets_allocator, uniform))
-        if request.dry_run:
-            return _record(request, problem, text, plans, events)
+        allocators = (knapsack, presets_allocator, uniform)
+        plans = propose(problem, allocators)
 
-        # 5. Quantize, measure, choose
+        # 5. Exact changes of the model that lower the predicted KL, and the candidates that they allow
+        emitters = {False: emitter}
+        folding = search_folds(problem, tensors, calibrated, request.folding, effort.search, events)
+        if folding is not None and folding.plan.changes_anything:
+            emitters[True] = folded_emitter(emitter, tensors, calibrated.moments, folding)
+            plans = _both_kinds(plans, propose(dataclasses.replace(problem, table=folding.table), allocators))
+        if request.dry_run:
+            return _record(request, problem, text, plans, events, folding)
+
+        # 6. Quantize, measure, choose
         fingerprint = request.fingerprint(
             inventory.sha256, _text_hash(text), str(to_plain(target)), str(sorted(versions().items()))
         )
         workspace = Workspace(request.output, fingerprint, request.settings(), resume=request.resume)
         require_space(workspace.folder, 2 * problem.file_bytes(plans[0].types))
         finalists = Finalists(
-            request, problem, text, tensors, emitter, calibrated, workspace, metadata, threads, events
+            request, problem, text, tensors, emitters, calibrated, workspace, metadata, threads, events
         )
         winner = finalists.choose(plans)
 
-        # 6. Verify, let both models speak, move into place
+        # 7. Verify, let both models speak, move into place
         if winner.layout is not None:
             verify_file(winner.path, winner.layout, tensors, limits.max_file_bytes, events)
         else:
             verify_stock_file(winner.path, winner.allocation.types, limits.max_file_bytes, events)
         sample = continuation_of(inventory.path, winner.path, request.seed, threads, events)
-        record = _record(request, problem, text, plans, events, winner=winner, finalists=finalists)
+        record = _record(request, problem, text, plans, events, folding, winner=winner, finalists=finalists)
         record = dataclasses.replace(record, continuation=sample, stage_seconds=dict(events.stage_seconds))
         _publish(request.output, winner.path, record)
         workspace.remove()
         return record
+
+
+def _both_kinds(plain: list[Allocation], folded: list[Allocation]) -> list[Allocation]:
+    """The best plan of either kind first: measured side by side, they say what folding is worth."""
+    marked = [dataclasses.replace(plan, folded=True) for plan in folded]
+    return [marked[0], plain[0], *sorted([*marked[1:], *plain[1:]], key=by_prediction)]
 
 
 def _inputs(request: BuildRequest, model: Path, target: DeviceTarget) -> list[tuple[str, Path]]:
@@ -131,7 +148,12 @@ def _inputs(request: BuildRequest, model: Path, target: DeviceTarget) -> list[tu
 
 def _own_metadata(target: DeviceTarget) -> dict[str, MetadataItem]:
     # Fixed widths: the size of a plan must not depend on who proposed it.
-    return {"ramp_edge.version": __version__, "ramp_edge.device": target.name, "ramp_edge.allocation": "?" * 32}
+    return {
+        "ramp_edge.version": __version__,
+        "ramp_edge.device": target.name,
+        "ramp_edge.allocation": "?" * 32,
+        "ramp_edge.folded": 0,
+    }
 
 
 def _text_hash(text: TextWindows) -> str:
@@ -176,12 +198,14 @@ def _record(
     text: TextWindows,
     plans: list[Allocation],
     events: EventBus,
+    folding: Folded | None,
     winner: Finalist | None = None,
     finalists: Finalists | None = None,
 ) -> BuildRecord:
     inventory, target, limits = problem.inventory, problem.target, problem.limits
     plan = winner.allocation if winner is not None else plans[0]
     types = plan.types
+    table = folding.table if folding is not None and plan.folded else problem.table
     file_bytes = winner.path.stat().st_size if winner is not None else problem.file_bytes(types)
     if finalists is not None and winner is not None:
         candidates = finalists.records(winner, plans)
@@ -194,6 +218,7 @@ def _record(
                 predicted_kl=p.predicted_kl,
                 evaluation=None,
                 chosen=p is plan,
+                folded=p.folded,
             )
             for p in plans
         )
@@ -240,7 +265,7 @@ def _record(
                 shape=t.shape,
                 type=types.get(t.name, t.source_type).name,
                 size_bytes=types.get(t.name, t.source_type).row_bytes(t.n_cols) * t.n_rows,
-                predicted_kl=problem.table.kl[t.name].get(types[t.name]) if t.quantizable else None,
+                predicted_kl=table.kl[t.name].get(types[t.name]) if t.quantizable else None,
                 kept_reason=t.kept_reason,
                 illegal_types={k.name: v for k, v in problem.legal[t.name].illegal.items()} if t.quantizable else {},
             )
@@ -249,4 +274,5 @@ def _record(
         continuation=None,
         warnings=tuple(events.warnings),
         stage_seconds=dict(events.stage_seconds),
+        folding=None if folding is None else folding_record(request.folding.value, folding, candidates),
     )

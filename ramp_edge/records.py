@@ -228,6 +228,8 @@ class Allocation:
     """Tensor name -> type, for exactly the quantizable tensors."""
     predicted_kl: float | None = None
     """Sum of the error table's entries, nats per token; None without a table."""
+    folded: bool = False
+    """Whether the file is made of the folded model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

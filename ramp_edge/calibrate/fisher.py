@@ -217,6 +217,8 @@ def fisher_pass(
     hidden = store.load_hidden(f"input.{n_layer}")
     n_seq, time, _ = hidden.shape
     head = _head_pass(model, hidden, settings.seed + 1, events)
+    store.save_activation_kl(model.head_name, head.samples.activation_kl)
+    store.save(f"{HEAD_SITE}.variance", np.array([head.samples.total_variance], np.float32))
     if not inventory.tied_embedding:
         consume(head.samples)
     gradient = head.gradient
@@ -236,24 +238,26 @@ def fisher_pass(
             with batch_workers() as pool:
                 results = list(pool.map(step, batches))
             for name, chosen in rows.items():
+                squares = torch.stack([part.squares[name] for part in results]).sum(0)
+                activation = mean_per_token([part.activation[name] for part in results], n_seq * time)
+                store.save(f"{name}.gradient_sq", squares.numpy())
+                store.save_activation_kl(name, activation)
                 consume(
                     FisherSamples(
                         name=name,
                         rows=chosen,
                         gradients=sums.gradients.pop(name),
-                        row_gradient_sq=torch.stack([part.squares[name] for part in results]).sum(0),
+                        row_gradient_sq=squares,
                         tokens_per_sequence=time,
-                        activation_kl=mean_per_token([part.activation[name] for part in results], n_seq * time),
+                        activation_kl=activation,
                     )
                 )
             stage.advance()
     scaled = gradient * model.embedding_scale
     flat = scaled.reshape(-1, scaled.shape[-1])
-    as_input = (flat.T @ flat / len(flat)).numpy()
+    store.save(f"{EMBEDDING_SITE}.moments", (flat.T @ flat / len(flat)).numpy())
     if inventory.tied_embedding:
         as_output = np.float32(head.samples.total_variance) * store.moments(HEAD_SITE)
-        store.save(f"{TIED_SITE}.moments", as_output + as_input)
+        store.save(f"{TIED_SITE}.moments", as_output + store.moments(EMBEDDING_SITE))
         consume(head.samples)
-    else:
-        store.save(f"{EMBEDDING_SITE}.moments", as_input)
     consume(EmbeddingSamples(name="token_embd.weight", tokens=tokens[:n_seq, :time].astype(np.int64), gradients=scaled))

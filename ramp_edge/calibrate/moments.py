@@ -77,9 +77,14 @@ def _step(layer: Layer, hidden: Tensor, sites: dict[str, str], out: dict[str, Te
         hidden[batch] = layer.forward(hidden[batch], tap)
 
 
-def _layer_moments(layer: Layer, hidden: Tensor, sites: dict[str, str], widths: dict[str, int]) -> dict[str, Float32]:
-    """Send all hidden states through the layer, in place, and sum the moments of its sites."""
+def _layer_moments(
+    layer: Layer, hidden: Tensor, sites: dict[str, str], widths: dict[str, int], held_out: int
+) -> tuple[dict[str, Float32], dict[str, Tensor]]:
+    """Send all hidden states through the layer, in place: sums of the moments of its sites, and the inputs of the last `held_out`
+    sequences, which the sums leave out."""
     result = MomentSums()
+    last_fit = len(hidden) - held_out
+    kept: dict[str, list[Tensor]] = {site: [] for site in widths}
     time = hidden.shape[1]
     inputs: dict[str, Tensor] = {}
     for batches in _rounds(len(hidden), time, 4 * sum(widths.values())):
@@ -91,15 +96,20 @@ def _layer_moments(layer: Layer, hidden: Tensor, sites: dict[str, str], widths: 
             rows = [(b.start - first) * time for b in batches]
             list(pool.map(partial(_step, layer, hidden, sites, inputs), batches, rows))
         # Sums in a fixed order over whole rounds: the same numbers each time, and products large enough for all cores.
+        n_fit = max(0, min(last, last_fit) - first) * time
         for site, x in inputs.items():
-            result.add(site, x[: (last - first) * time].numpy())
-    return result.sums
+            if n_fit:
+                result.add(site, x[:n_fit].numpy())
+            if last > last_fit:
+                kept[site].append(x[n_fit : (last - first) * time].clone())
+    return result.sums, {site: torch.cat(parts) for site, parts in kept.items() if parts}
 
 
-def _finished_layers(inventory: ModelInventory, store: CalibrationStore) -> int:
-    """Leading blocks of which nothing is missing in the store."""
+def _finished_layers(inventory: ModelInventory, store: CalibrationStore, kinds: tuple[str, ...]) -> int:
+    """Leading blocks of which nothing is missing in the store; `kinds` of files belong to each site."""
     for index in range(inventory.hyper.n_layer):
-        names = [f"input.{index}", *(f"{site}.moments" for site in layer_sites(inventory, index).values())]
+        sites = layer_sites(inventory, index).values()
+        names = [f"input.{index}", *(f"{site}.{kind}" for site in sites for kind in kinds)]
         if not all(map(store.has, names)):
             return index
     return inventory.hyper.n_layer
@@ -120,9 +130,12 @@ def moments_pass(
     """
     inventory = model.inventory
     n_layer = inventory.hyper.n_layer
+    held_out = settings.held_out_sequences
+    n_tokens = np.float32((len(tokens) - held_out) * tokens.shape[1])
     fisher = (settings.fisher_sequences, min(settings.fisher_tokens, tokens.shape[1]))
-    finished = _finished_layers(inventory, store)
-    if finished == n_layer and store.has(f"input.{n_layer}") and store.has(f"{HEAD_SITE}.moments"):
+    kinds = ("moments", "held_out") if held_out else ("moments",)
+    finished = _finished_layers(inventory, store, kinds)
+    if finished == n_layer and all(map(store.has, (f"input.{n_layer}", *(f"{HEAD_SITE}.{kind}" for kind in kinds)))):
         return
     first = next((n for n in range(finished, 0, -1) if store.has(f"progress.{n}")), 0)
     hidden = torch.from_numpy(store.load_float(f"progress.{first}")) if first else model.embed(tokens)
@@ -132,14 +145,16 @@ def moments_pass(
             store.save_hidden(f"input.{index}", hidden[: fisher[0], : fisher[1]])
             sites = layer_sites(inventory, index)
             widths = {site: inventory.tensor(name).n_cols for name, site in sites.items()}
-            sums = _layer_moments(model.layer(index), hidden, sites, widths)
+            sums, kept = _layer_moments(model.layer(index), hidden, sites, widths, held_out)
             if not bool(torch.isfinite(hidden).all()):
                 raise CalibrationError(
                     f"block {index} of {inventory.path.name} gives values that are not finite on the calibration text",
                     hint="check the model with another runtime; it may be damaged",
                 )
             for site, total in sums.items():
-                store.save(f"{site}.moments", total / np.float32(tokens.size))
+                store.save(f"{site}.moments", total / n_tokens)
+            for site, inputs in kept.items():
+                store.save_hidden(f"{site}.held_out", inputs)
             if (index + 1) % CHECKPOINT_LAYERS == 0 and index + 1 < n_layer:
                 # float32: a resumed pass must give the very numbers of one that was not stopped.
                 store.save(f"progress.{index + 1}", hidden.numpy())
@@ -147,10 +162,12 @@ def moments_pass(
             stage.advance()
         store.save_hidden(f"input.{n_layer}", hidden[: fisher[0], : fisher[1]])
         head = MomentSums()
-        for batches in _rounds(len(hidden), hidden.shape[1], 4 * hidden.shape[2]):
+        for batches in _rounds(len(hidden) - held_out, hidden.shape[1], 4 * hidden.shape[2]):
             part = hidden[batches[0].start : batches[-1].stop]
             head.add(HEAD_SITE, model.final_norm(part).flatten(0, 1).numpy())
-        store.save(f"{HEAD_SITE}.moments", head.sums[HEAD_SITE] / np.float32(tokens.size))
+        store.save(f"{HEAD_SITE}.moments", head.sums[HEAD_SITE] / n_tokens)
+        if held_out:
+            store.save_hidden(f"{HEAD_SITE}.held_out", model.final_norm(hidden[-held_out:]).flatten(0, 1))
         for index in range(n_layer):
             store.drop(f"progress.{index}")
         stage.advance()

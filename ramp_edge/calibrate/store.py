@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -47,6 +48,8 @@ class CalibrationSettings:
     fisher_sequences: int = 32
     fisher_tokens: int = 256
     """Leading tokens of a sequence that the Fisher pass uses; short ones give more independent samples."""
+    held_out_sequences: int = 0
+    """Last sequences that stay out of the moments: their inputs are kept as they are, to judge what was fitted to the moments."""
     seed: int = 0
 
 
@@ -92,6 +95,18 @@ class CalibrationStore:
     def moments(self, site: str) -> Float32:
         """Second moments per token, float32 [n_cols, n_cols]."""
         return self.load_float(f"{site}.moments")
+
+    def held_out(self, site: str) -> Float32:
+        """Inputs of the held-out sequences, float32 [n_tokens, n_cols]."""
+        return self.load_hidden(f"{site}.held_out").numpy()
+
+    def save_activation_kl(self, name: str, kl: Mapping[int, float]) -> None:
+        """KL per token of rounding a tensor's inputs, by the number of activations that share a scale."""
+        self.save(f"{name}.activation_kl", np.array(sorted(kl.items()), np.float64))
+
+    def activation_kl(self, name: str) -> dict[int, float]:
+        """What `save_activation_kl` stored."""
+        return {int(block): float(value) for block, value in self.load(f"{name}.activation_kl")}
 
     def save_hidden(self, name: str, hidden: torch.Tensor) -> None:
         """bfloat16 on disk: Gemma's residual stream leaves float16's range."""

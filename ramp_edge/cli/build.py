@@ -62,6 +62,13 @@ def build_command(
     effort: Annotated[
         str, typer.Option(help="fast trusts predictions; balanced measures the best few; max measures more.")
     ] = "balanced",
+    fold: Annotated[
+        str | None,
+        typer.Option(
+            help="Scale and reorder channels, exactly: auto keeps what measures better; off; always.",
+            show_default="auto; off at fast",
+        ),
+    ] = None,
     allow_requantize: Annotated[
         bool, typer.Option("--allow-requantize", help="Accept an already quantized source.")
     ] = False,
@@ -99,6 +106,7 @@ def build_command(
         calibration=tuple(calibration or ()),
         eval_text=eval_text,
         effort=effort,
+        fold=fold,
         allow_requantize=allow_requantize,
         seed=seed,
         threads=threads,
@@ -131,6 +139,7 @@ def _request(
     target_size: str | None,
     types: str | None,
     effort: str,
+    fold: str | None,
     min_decode_tok_s: float | None,
     model: str | None,
     device: str,
@@ -145,7 +154,7 @@ def _request(
     dry_run: bool,
     resume: bool,
 ) -> BuildRequest:
-    from ramp_edge.pipeline.request import BuildRequest, Effort
+    from ramp_edge.pipeline.request import BuildRequest, Effort, Fold
     from ramp_edge.profile.schema import KV_TYPES
     from ramp_edge.units import parse_bytes
 
@@ -155,6 +164,8 @@ def _request(
         raise UsageError(f"--target-size: {error}", hint='for example --target-size "95 MB"') from error
     if effort not in {e.value for e in Effort}:
         raise UsageError(f"--effort {effort!r} is unknown", hint="use fast, balanced or max")
+    if fold is not None and fold not in {f.value for f in Fold}:
+        raise UsageError(f"--fold {fold!r} is unknown", hint="use auto, off or always")
     if min_decode_tok_s is not None and not 0 < min_decode_tok_s < float("inf"):
         raise UsageError(
             f"--min-decode-tok-s {min_decode_tok_s:g} is not a number above zero",
@@ -175,6 +186,7 @@ def _request(
         calibration=calibration,
         eval_text=eval_text,
         effort=Effort(effort),
+        fold=None if fold is None else Fold(fold),
         allow_requantize=allow_requantize,
         seed=seed,
         threads=threads,

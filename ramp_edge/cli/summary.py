@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from ramp_edge.pipeline.record import BuildRecord, CandidateRecord
+from ramp_edge.pipeline.record import BuildRecord, CandidateRecord, FoldingRecord
 from ramp_edge.records import EvaluationResult
 from ramp_edge.units import human_bytes, human_seconds
 
@@ -26,6 +26,8 @@ def summary_lines(record: BuildRecord, output: Path) -> list[str]:
         f"(source {human_bytes(record.model['file_bytes'])}); limit: {record.limit}",
         f"  allocation  {record.origin}: {_types(record)}",
     ]
+    if record.folding is not None:
+        lines.append(f"  folding     {_folding(record.folding)}")
     lines.extend(_memory(record))
     measured = "measured" if device["measured"] else "from documents, not measured"
     lines.append(
@@ -58,6 +60,23 @@ def _types(record: BuildRecord) -> str:
     total = sum(weights.values()) or 1
     ordered = sorted(weights.items(), key=lambda item: -item[1])
     return ", ".join(f"{name} {share / total:.0%}" for name, share in ordered)
+
+
+def _folding(folding: FoldingRecord) -> str:
+    """What was kept, and KL with and without it."""
+    changes = [f"{folding.groups_kept} of {folding.groups_tried} channel groups scaled"] if folding.groups_kept else []
+    if folding.reordered:
+        changes.append("channels reordered")
+    if not changes:
+        return "nothing gained on held-out activations: channels are as they were"
+    for how, plain, folded in (
+        ("measured", folding.measured_kl_unfolded, folding.measured_kl_folded),
+        ("predicted", folding.predicted_kl_unfolded, folding.predicted_kl_folded),
+    ):
+        if plain is not None and folded is not None:
+            taken = "" if how == "predicted" or folded <= plain else "; the file is made without"
+            return f"{', '.join(changes)}: KL {how} {folded:.4f} with, {plain:.4f} without{taken}"
+    return ", ".join(changes)
 
 
 def _memory(record: BuildRecord) -> list[str]:

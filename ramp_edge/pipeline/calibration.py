@@ -25,7 +25,15 @@ from ramp_edge.codec.activations import activation_block
 from ramp_edge.codec.types import QuantType
 from ramp_edge.events import EventBus
 from ramp_edge.model.gguf_file import GgufTensors
-from ramp_edge.pipeline.request import EFFORTS, FISHER_TOKENS, WINDOW_TOKENS, BuildRequest, EffortSettings
+from ramp_edge.pipeline.request import (
+    EFFORTS,
+    FISHER_TOKENS,
+    HELD_OUT_WINDOWS,
+    WINDOW_TOKENS,
+    BuildRequest,
+    EffortSettings,
+    Fold,
+)
 from ramp_edge.pipeline.texts import GivenWindows
 from ramp_edge.profile.memory import kv_cell_bytes
 from ramp_edge.quantize.table import ErrorTableBuilder, Moments, sampled_rows
@@ -44,6 +52,8 @@ class Calibrated:
     store: CalibrationStore
     moments: Moments
     table: ErrorTable
+    held_out_windows: int = 0
+    """Windows whose inputs are stored to judge folds."""
 
 
 def prepare_text(
@@ -126,6 +136,7 @@ def calibrate(
     effort = EFFORTS[request.effort]
     settings = settings_for(request, text)
     model = DecoderModel(inventory, facts, tensors.load_tensor)
+    held_out = settings.held_out_sequences
     store = open_store(cache_root(), inventory, text.calibration, settings, model.dtype)
     _warn_of_damage(store.discard_damaged(), events)
     moments_pass(model, text.calibration, settings, store, events)
@@ -135,13 +146,13 @@ def calibrate(
     table = _read_table(path, events)
     # Without its moments a tensor would be quantized as an uncalibrated one.
     if table is not None and all(store.has(f"{site}.moments") for site in _sites(inventory)):
-        return Calibrated(text=text, store=store, moments=moments, table=table)
+        return Calibrated(text=text, store=store, moments=moments, table=table, held_out_windows=held_out)
     rows = partial(load_rows, tensors)
     block = partial(activation_block, backend=backend)
     builder = ErrorTableBuilder(inventory, rows, types, moments, pool, effort.search, block)
     table = measure_table(builder, model, text, settings, store, effort, events)
     _write_table(path, table)
-    return Calibrated(text=text, store=store, moments=moments, table=table)
+    return Calibrated(text=text, store=store, moments=moments, table=table, held_out_windows=held_out)
 
 
 def settings_for(request: BuildRequest, text: TextWindows) -> CalibrationSettings:
@@ -153,8 +164,15 @@ def settings_for(request: BuildRequest, text: TextWindows) -> CalibrationSetting
         sequence_tokens=sequence_tokens,
         fisher_sequences=min(effort.fisher_sequences, n_sequences),
         fisher_tokens=min(FISHER_TOKENS, sequence_tokens),
+        held_out_sequences=held_out_windows(request, n_sequences),
         seed=request.seed,
     )
+
+
+def held_out_windows(request: BuildRequest, n_sequences: int) -> int:
+    """Calibration windows kept out of the moments to judge folds; none where there is no folding, or too little text for it."""
+    enough = n_sequences >= 8 * HELD_OUT_WINDOWS
+    return HELD_OUT_WINDOWS if request.folding is not Fold.OFF and enough else 0
 
 
 def measure_table(

@@ -134,4 +134,9 @@ def propose(problem: Problem, allocators: Sequence[Allocator]) -> list[Allocatio
             f"{1 / problem.seconds(smallest):.1f} tok/s, {human_bytes(max(0, over))} over the memory)",
             hint="loosen --min-decode-tok-s or the size, or allow more --types",
         )
-    return sorted(plans, key=lambda p: (p.predicted_kl if p.predicted_kl is not None else float("inf"), p.origin))
+    return sorted(plans, key=by_prediction)
+
+
+def by_prediction(plan: Allocation) -> tuple[float, str]:
+    """Sorts the best prediction first."""
+    return (plan.predicted_kl if plan.predicted_kl is not None else float("inf"), plan.origin)

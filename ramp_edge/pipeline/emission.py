@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from ramp_edge.codec.types import QuantType
 from ramp_edge.emit.layout import Layout, MetadataItem, TensorSlot, plan_layout
 from ramp_edge.emit.write import write_gguf
 from ramp_edge.events import EventBus
-from ramp_edge.model.gguf_file import GgufTensors
+from ramp_edge.model.header import Header
 from ramp_edge.quantize.feedback import quantize_rows
 from ramp_edge.quantize.search import THOROUGH, Search
 from ramp_edge.quantize.table import FactorCache, Moments
@@ -23,13 +24,23 @@ STRIP_ROWS = 2048
 """Rows per task. Fixed, so that the bytes do not depend on the number of threads."""
 
 
+class ModelTensors(Protocol):
+    """What is written of a model: the source file, or a folded view of it."""
+
+    @property
+    def header(self) -> Header: ...
+    def metadata_bytes(self, key: str) -> bytes: ...
+    def load_tensor(self, name: str, first_row: int = 0, last_row: int | None = None) -> npt.NDArray[np.float32]: ...
+    def raw(self, name: str) -> npt.NDArray[np.uint8]: ...
+
+
 class Emitter:
     """Writes plans of one model."""
 
     def __init__(
         self,
         inventory: ModelInventory,
-        tensors: GgufTensors,
+        tensors: ModelTensors,
         moments: Moments,
         pool: ThreadPoolExecutor,
         events: EventBus,
@@ -38,6 +49,15 @@ class Emitter:
         self._inventory, self._tensors, self._pool, self._events = inventory, tensors, pool, events
         self._moments, self._search = moments, search
         self._pairs = {key: tensors.metadata_bytes(key) for key in tensors.header.metadata}
+
+    @property
+    def inventory(self) -> ModelInventory:
+        """The model whose plans are written."""
+        return self._inventory
+
+    def for_model(self, tensors: ModelTensors, moments: Moments) -> Emitter:
+        """The same for other values under the same names."""
+        return Emitter(self._inventory, tensors, moments, self._pool, self._events, self._search)
 
     def layout(self, types: Mapping[str, QuantType], own_metadata: Mapping[str, MetadataItem]) -> Layout:
         """Exact layout of a plan's file."""

@@ -36,6 +36,11 @@ def _preset_name(finalist: Finalist) -> str:
     return finalist.allocation.origin.removeprefix("preset:")
 
 
+def label_of(plan: Allocation) -> str:
+    """How progress and records call a plan."""
+    return f"{plan.origin}, folded" if plan.folded else plan.origin
+
+
 def preset_plans(problem: Problem) -> list[Preset]:
     """Stock presets of this model whose types are all legal here, with their predicted KL (under error feedback)."""
     try:
@@ -86,7 +91,7 @@ class Finalists:
         problem: Problem,
         text: TextWindows,
         tensors: GgufTensors,
-        emitter: Emitter,
+        emitters: Mapping[bool, Emitter],
         calibrated: Calibrated,
         workspace: Workspace,
         metadata: Mapping[str, MetadataItem],
@@ -94,7 +99,7 @@ class Finalists:
         events: EventBus,
     ) -> None:
         self._request, self._problem, self._text, self._tensors = request, problem, text, tensors
-        self._emitter, self._calibrated, self._workspace = emitter, calibrated, workspace
+        self._emitters, self._calibrated, self._workspace = emitters, calibrated, workspace
         self._metadata, self._threads, self._events = metadata, threads, events
         self._effort = EFFORTS[request.effort]
         self.reference: EvaluationResult | None = None
@@ -102,7 +107,7 @@ class Finalists:
         self.finalists: list[Finalist] = []
 
     def choose(self, plans: Sequence[Allocation]) -> Finalist:
-        """Measure and return the one with the least KL; `plans` come best prediction first."""
+        """Measure and return the one with the least KL; `plans` come in the order in which they are worth it."""
         self._run_reference()
         best = plans[0].predicted_kl or 0.0
         # A plan predicted far behind the best is not worth minutes of measuring.
@@ -175,17 +180,17 @@ class Finalists:
 
     def _ours(self, index: int, plan: Allocation) -> Finalist:
         path = self._workspace.path(f"candidate-{index}.gguf")
-        metadata = {**self._metadata, "ramp_edge.allocation": plan.origin[:32].ljust(32)}
-        if path.exists():
-            layout = self._emitter.layout(plan.types, metadata)
-        else:
-            layout = self._emitter.write(path, plan.types, metadata)
+        metadata = {
+            **self._metadata, "ramp_edge.allocation": plan.origin[:32].ljust(32), "ramp_edge.folded": int(plan.folded)
+        }  # fmt: skip
+        emitter = self._emitters[plan.folded]
+        layout = emitter.layout(plan.types, metadata) if path.exists() else emitter.write(path, plan.types, metadata)
         return Finalist(
             allocation=plan,
             codec="feedback",
             path=path,
             layout=layout,
-            evaluation=self._measure(f"candidate-{index}", path, plan.origin),
+            evaluation=self._measure(f"candidate-{index}", path, label_of(plan)),
         )
 
     def _stock_finalists(self) -> list[Finalist]:
@@ -231,10 +236,11 @@ class Finalists:
                 predicted_kl=f.allocation.predicted_kl,
                 evaluation=f.evaluation,
                 chosen=f is winner,
+                folded=f.allocation.folded,
             )
             for f in self.finalists
         ]
-        known = {f.allocation.origin for f in self.finalists if f.codec == "feedback"}
+        known = {label_of(f.allocation) for f in self.finalists if f.codec == "feedback"}
         rest = [
             CandidateRecord(
                 origin=p.origin,
@@ -243,9 +249,10 @@ class Finalists:
                 predicted_kl=p.predicted_kl,
                 evaluation=None,
                 chosen=False,
+                folded=p.folded,
             )
             for p in plans
-            if p.origin not in known
+            if label_of(p) not in known
         ]
         return (*measured, *rest)
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from ramp_edge import __version__
 from ramp_edge.errors import ResumeError
+from ramp_edge.fold.plan import GroupOutcome
 from ramp_edge.records import Divergence, EvaluationResult, MemoryBudget, Perplexity
 
 SCHEMA_VERSION = 1
@@ -35,6 +36,7 @@ class CandidateRecord:
     predicted_kl: float | None
     evaluation: EvaluationResult | None
     chosen: bool
+    folded: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +61,26 @@ class Continuation:
     prompt: str
     reference: str
     emitted: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoldingRecord:
+    """What folding tried, kept and gained."""
+
+    mode: str
+    """auto or always"""
+    rounds: int
+    """Allocations until the types settled."""
+    groups_tried: int
+    groups_kept: int
+    reordered: bool
+    """Whether the residual stream has another order."""
+    predicted_kl_unfolded: float | None
+    predicted_kl_folded: float | None
+    measured_kl_unfolded: float | None
+    """Of the best allocation for the model as it was, where it was measured."""
+    measured_kl_folded: float | None
+    groups: tuple[GroupOutcome, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +113,8 @@ class BuildRecord:
     continuation: Continuation | None
     warnings: tuple[str, ...]
     stage_seconds: dict[str, float]
+    folding: FoldingRecord | None = None
+    """None where the channels were left as they are."""
     schema_version: int = SCHEMA_VERSION
 
 

@@ -23,6 +23,16 @@ class Effort(str, Enum):
     """Twice the calibration text, more candidates, more evaluation text."""
 
 
+class Fold(str, Enum):
+    """Whether channels are scaled and reordered before quantization."""
+
+    AUTO = "auto"
+    """Each change where it measures better."""
+    OFF = "off"
+    ALWAYS = "always"
+    """Every change that is possible, for comparison."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EffortSettings:
     """Sizes behind an effort level."""
@@ -38,6 +48,8 @@ class EffortSettings:
     """Allocations quantized and measured, besides stock presets."""
     stock_presets: int
     """Stock presets quantized by llama.cpp itself and measured."""
+    fold: Fold
+    """Unless the user says otherwise."""
 
 
 EFFORTS = {
@@ -49,6 +61,7 @@ EFFORTS = {
         evaluation_windows=2,
         measured_candidates=1,
         stock_presets=0,
+        fold=Fold.OFF,
     ),
     Effort.BALANCED: EffortSettings(
         calibration_windows=80,
@@ -58,6 +71,7 @@ EFFORTS = {
         evaluation_windows=8,
         measured_candidates=2,
         stock_presets=1,
+        fold=Fold.AUTO,
     ),
     Effort.MAX: EffortSettings(
         calibration_windows=160,
@@ -67,10 +81,13 @@ EFFORTS = {
         evaluation_windows=16,
         measured_candidates=4,
         stock_presets=3,
+        fold=Fold.AUTO,
     ),
 }
 WINDOW_TOKENS = 512
 FISHER_TOKENS = 256
+HELD_OUT_WINDOWS = 2
+"""Calibration windows that judge folds and enter no moments."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,11 +106,18 @@ class BuildRequest:
     calibration: tuple[Path, ...] = ()
     eval_text: Path | None = None
     effort: Effort = Effort.BALANCED
+    fold: Fold | None = None
+    """None: as the effort says."""
     allow_requantize: bool = False
     seed: int = 0
     threads: int | None = None
     dry_run: bool = False
     resume: bool = False
+
+    @property
+    def folding(self) -> Fold:
+        """What is asked for, by the user or by the effort."""
+        return EFFORTS[self.effort].fold if self.fold is None else self.fold
 
     def settings(self) -> dict[str, object]:
         """Everything that can change the result, JSON-ready, in a fixed order."""
@@ -109,6 +133,7 @@ class BuildRequest:
             "calibration": [str(p) for p in self.calibration],
             "eval_text": str(self.eval_text) if self.eval_text else None,
             "effort": self.effort.value,
+            "fold": self.folding.value,
             "allow_requantize": self.allow_requantize,
             "seed": self.seed,
         }

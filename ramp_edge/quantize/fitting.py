@@ -5,18 +5,15 @@ The error that counts is of weights that feedback has already moved, so the fits
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from ramp_edge.compiled import compiled
 
 Float32 = npt.NDArray[np.float32]
 
 _NOTHING = np.float32(1e-12)
 """No range this small has a float16 scale other than 0."""
-
-compiled = numba.njit(nogil=True, cache=True, fastmath={"contract"})
-"""How every loop of quantization is compiled. Sums keep their order: where the compiler may reorder them, code from numba's cache
-rounds otherwise than code compiled in the process, and even from call to call, so that a build would not be reproducible."""
 
 
 @compiled

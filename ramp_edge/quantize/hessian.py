@@ -43,6 +43,22 @@ class FeedbackFactor:
     hessian: torch.Tensor
     """H itself (shrunk and damped), float32 [n_cols, n_cols]."""
 
+    def price(self) -> Float32:
+        """Squared error of each of the model's columns [n_cols] counts so often, once later columns have absorbed what they can."""
+        out = np.empty(self.root.shape[0], np.float32)
+        out[self.order] = self.root.diagonal().square().numpy()
+        return out
+
+    def scaled(self, scales: Float32) -> FeedbackFactor:
+        """The factor of inputs divided by `scales` [n_cols], in the same coding order; damping is scaled with them."""
+        s = torch.from_numpy(np.ascontiguousarray(scales[self.order]))
+        return FeedbackFactor(
+            order=self.order,
+            root=self.root / s[:, None],
+            inverse=self.inverse * s,
+            hessian=self.hessian / (s[:, None] * s),
+        )
+
     def importance(self, slab_cols: int) -> Float32:
         """Importance of each column [n_cols] within its slab, given that later slabs absorb error."""
         n_cols = self.root.shape[0]

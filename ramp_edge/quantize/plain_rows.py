@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ramp_edge.quantize.fitting import compiled, fit_range, fit_scale, to_float16
+from ramp_edge.compiled import compiled
+from ramp_edge.quantize.fitting import fit_range, fit_scale, to_float16
 from ramp_edge.quantize.rounding import BATCH_ROWS, hand_on, round_group
 
 Float32 = npt.NDArray[np.float32]

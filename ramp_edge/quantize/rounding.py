@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ramp_edge.quantize.fitting import compiled, nearest_code
+from ramp_edge.compiled import compiled
+from ramp_edge.quantize.fitting import nearest_code
 
 Float32 = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]

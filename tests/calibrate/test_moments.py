@@ -174,3 +174,30 @@ def test_values_that_overflow_name_the_block(make_tiny_gguf: Any, tmp_path: Path
     model = decoders.open(make_tiny_gguf(tmp_path / "loud.gguf", dtype="f32", edit=edit))
     with pytest.raises(CalibrationError, match=r"block 1 of loud\.gguf"):
         moments_pass(model, decoders.tokens(model, 2, 8), SETTINGS, CalibrationStore(tmp_path / "store"), EventBus())
+
+
+def test_held_out_sequences_are_kept_apart(tiny_gguf: Path, tmp_path: Path, decoders: Any) -> None:
+    """Moments are those of the other sequences alone; the inputs of the held-out ones are stored as they were."""
+    model = decoders.open(tiny_gguf)
+    tokens = decoders.tokens(model, 5, 24)
+    apart = CalibrationSettings(
+        n_sequences=5, sequence_tokens=24, fisher_sequences=2, fisher_tokens=16, held_out_sequences=2
+    )
+    few = CalibrationSettings(n_sequences=3, sequence_tokens=24, fisher_sequences=2, fisher_tokens=16)
+    last = CalibrationSettings(n_sequences=2, sequence_tokens=24, fisher_sequences=2, fisher_tokens=16)
+    stores = {}
+    for name, part, settings in (("apart", tokens, apart), ("few", tokens[:3], few), ("last", tokens[3:], last)):
+        stores[name] = CalibrationStore(tmp_path / name)
+        moments_pass(model, part, settings, stores[name], EventBus())
+    for site in ("blk.0.attn_in", "blk.1.ffn_down", "blk.1.attn_out", "head"):
+        found, truth = stores["apart"].moments(site), stores["few"].moments(site)
+        assert np.abs(found - truth).max() < 1e-4 * np.abs(truth).max(), site
+        inputs = stores["apart"].held_out(site)
+        assert inputs.shape == (2 * 24, truth.shape[0])
+        theirs = stores["last"].moments(site)
+        # Stored as bfloat16: 8 bits.
+        assert np.abs(inputs.T @ inputs / len(inputs) - theirs).max() < 2e-2 * np.abs(theirs).max(), site
+    # A file of the held-out inputs that is gone is computed again.
+    stores["apart"].drop("blk.1.ffn_in.held_out")
+    moments_pass(model, tokens, apart, stores["apart"], EventBus())
+    assert stores["apart"].has("blk.1.ffn_in.held_out")

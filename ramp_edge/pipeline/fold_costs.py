@@ -1,0 +1,208 @@
+"""What quantization costs in a given basis: sampled rows through the real codec, judged on held-out activations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ramp_edge.calibrate.activations import rounding_errors
+from ramp_edge.calibrate.store import EMBEDDING_SITE, HEAD_SITE, TIED_SITE, CalibrationStore
+from ramp_edge.codec.activations import ACTIVATION_BLOCKS, activation_block
+from ramp_edge.codec.types import QuantType
+from ramp_edge.fold.apply import SourceTensors, reordered
+from ramp_edge.fold.judge import moment_errors, output_errors
+from ramp_edge.quantize.feedback import quantize_rows
+from ramp_edge.quantize.hessian import FeedbackFactor, feedback_factor
+from ramp_edge.quantize.search import Search
+from ramp_edge.quantize.table import Moments
+from ramp_edge.records import ErrorTable, ModelInventory, TensorInfo
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+
+JUDGED_ROWS = 64
+"""Rows of a matrix that are quantized to judge a change."""
+SEARCHED_ROWS = 96
+"""Rows that the models of the cost look at."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """Some rows of one tensor, by the source's columns."""
+
+    tensor: TensorInfo
+    rows: Float32
+    row_weights: Float32
+    """[n_rows]: how much an error in each row's output costs, relative to the others."""
+    judged: Int64
+    """Places in `rows` of those that are quantized."""
+
+    @property
+    def name(self) -> str:
+        return self.tensor.name
+
+    def sensitivity(self) -> Float32:
+        """Cost of a unit of squared error in each input [n_cols]."""
+        values: Float32 = (self.row_weights @ np.square(self.rows)).astype(np.float32)
+        return values
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Basis:
+    """A site's columns as quantization sees them: scaled, then placed in another order."""
+
+    site: str
+    order: Int64 | None
+    scales: Float32 | None
+    """[n_cols], by the source's columns."""
+    factor: FeedbackFactor
+    """Of the inputs in this basis."""
+
+    def placed(self, values: Float32) -> Float32:
+        """Values [..., n_cols] of the source's columns at their places."""
+        return values if self.order is None else np.ascontiguousarray(values[..., self.order])
+
+    def unplaced(self, values: Float32) -> Float32:
+        """The reverse of `placed`."""
+        if self.order is None:
+            return values
+        out = np.empty_like(values)
+        out[..., self.order] = values
+        return out
+
+    def weights(self, rows: Float32) -> Float32:
+        """Rows [n_rows, n_cols] of a reader in this basis."""
+        return self.placed(rows if self.scales is None else rows * self.scales)
+
+    def source_error(self, error: Float32) -> Float32:
+        """An error of such rows by the source's columns and scale."""
+        error = self.unplaced(error)
+        return error if self.scales is None else error / self.scales
+
+
+class FoldCosts:
+    """Costs of one model's readers; nothing is kept but small samples."""
+
+    def __init__(
+        self,
+        inventory: ModelInventory,
+        tensors: SourceTensors,
+        store: CalibrationStore,
+        moments: Moments,
+        token_counts: Int64,
+        table: ErrorTable,
+        backend: str,
+        search: Search,
+    ) -> None:
+        self.inventory, self.table = inventory, table
+        self._tensors, self._store, self._moments, self._counts = tensors, store, moments, token_counts
+        self._backend, self._search = backend, search
+        # Both cores work on a site of their own.
+        self._held_out = lru_cache(maxsize=4)(store.held_out)
+        self._activation_kl = lru_cache(maxsize=None)(store.activation_kl)
+
+    def site(self, tensor: TensorInfo) -> str | None:
+        """The tensor's input site where its moments are known."""
+        return self._moments.site(tensor)
+
+    def basis(self, site: str, order: Int64 | None) -> Basis:
+        """Without scales; `order` counts where the site's columns are the residual stream's channels."""
+        placed = order if reordered(site) else None
+        moments = self._moments.load(site)
+        factor = feedback_factor(moments if placed is None else moments[np.ix_(placed, placed)])
+        return Basis(site=site, order=placed, scales=None, factor=factor)
+
+    def energy(self, basis: Basis) -> Float32:
+        """Mean squared inputs of each placed column, before scaling."""
+        return basis.placed(np.ascontiguousarray(np.diagonal(self._moments.load(basis.site))))
+
+    def sample(self, name: str) -> Sample:
+        """Rows of a tensor: evenly strided in the blocks, by the tokens' use outside."""
+        tensor = self.inventory.tensor(name)
+        if tensor.layer is None:
+            counts = self._counts.astype(np.float64)
+            drawn = np.random.default_rng(0).choice(len(counts), size=3 * SEARCHED_ROWS, p=counts / counts.sum())
+            chosen = np.unique(drawn)
+            rows = np.concatenate([self._tensors.load_tensor(name, int(i), int(i) + 1) for i in chosen])
+            weights = np.ones(len(chosen), np.float32)
+        else:
+            count = min(SEARCHED_ROWS, tensor.n_rows)
+            chosen = np.linspace(0, tensor.n_rows - 1, count).round().astype(np.int64)
+            rows = self._tensors.load_tensor(name)[chosen]
+            squares = self._store.load_float(f"{name}.gradient_sq")
+            weights = (squares[chosen] / max(float(squares.mean()), 1e-30)).astype(np.float32)
+        judged = np.linspace(0, len(chosen) - 1, min(JUDGED_ROWS, len(chosen))).round().astype(np.int64)
+        return Sample(tensor=tensor, rows=np.ascontiguousarray(rows), row_weights=weights, judged=judged)
+
+    def weight_costs(self, sample: Sample, quant_type: QuantType, basis: Basis) -> Float64:
+        """Weighted output error of each judged row, on held-out inputs where there are any."""
+        rows = basis.weights(sample.rows[sample.judged])
+        _, meaning = quantize_rows(quant_type, rows, basis.factor, self._search)
+        error = basis.source_error(rows - meaning)
+        costs: Float64 = sample.row_weights[sample.judged] * self._output_errors(error, basis.site)
+        return costs
+
+    def _output_errors(self, error: Float32, site: str) -> Float64:
+        if site == EMBEDDING_SITE:
+            return moment_errors(error, self._store.moments(EMBEDDING_SITE))
+        if site == TIED_SITE:
+            share = float(self._store.load_float(f"{HEAD_SITE}.variance")[0])
+            as_input = moment_errors(error, self._store.moments(EMBEDDING_SITE))
+            return share * output_errors(error, self._held_out(HEAD_SITE)) + as_input
+        return output_errors(error, self._held_out(site))
+
+    def rounding_errors_sq(self, basis: Basis) -> dict[int, Float32]:
+        """Squared rounding errors of the held-out inputs [n_tokens, n_cols] in their places, by activations that share a scale."""
+        inputs = self._held_out(basis.site)
+        values = torch.from_numpy(basis.placed(inputs if basis.scales is None else inputs / basis.scales))
+        blocks = [block for block in ACTIVATION_BLOCKS if values.shape[1] % block == 0]
+        return {block: rounding_errors(values, block).square().numpy() for block in blocks}
+
+    def activation_costs(self, sample: Sample, basis: Basis, errors_sq: Mapping[int, Float32]) -> dict[int, Float64]:
+        """What they cost one reader at each token [n_tokens]."""
+        sensitivity = sample.sensitivity()
+        if basis.scales is not None:
+            sensitivity = sensitivity * np.square(basis.scales)
+        weights = basis.placed(sensitivity).astype(np.float64)
+        return {block: errors @ weights for block, errors in errors_sq.items()}
+
+    # What the table says, in its two parts.
+
+    def types(self, name: str) -> tuple[QuantType, ...]:
+        """Types of the table that lose anything."""
+        return tuple(t for t in self.table.kl[name] if not t.is_float)
+
+    def block(self, quant_type: QuantType) -> int:
+        """Activations that share a scale beside the type; 0: they stay floats."""
+        return activation_block(quant_type, self._backend)
+
+    def activation_kl(self, name: str, quant_type: QuantType) -> float:
+        """KL of the tensor's rounded inputs."""
+        block = self.block(quant_type)
+        if not block or not self._store.has(f"{name}.activation_kl"):
+            return 0.0
+        return min(self._activation_kl(name).get(block, 0.0), self.table.kl[name][quant_type])
+
+    def weight_kl(self, name: str, quant_type: QuantType) -> float:
+        """KL of the tensor's quantized weights."""
+        return self.table.kl[name][quant_type] - self.activation_kl(name, quant_type)
+
+    def with_ratios(
+        self, weights: Mapping[str, Mapping[QuantType, float]], activations: Mapping[str, Mapping[int, float]]
+    ) -> ErrorTable:
+        """The table after changes that multiply its two parts; what is not named stays."""
+        kl = {}
+        for name, row in self.table.kl.items():
+            by_type, by_block = weights.get(name, {}), activations.get(name, {})
+            kl[name] = {
+                t: self.weight_kl(name, t) * by_type.get(t, 1.0)
+                + self.activation_kl(name, t) * by_block.get(self.block(t), 1.0)
+                for t in row
+            }
+        return ErrorTable(kl=kl)

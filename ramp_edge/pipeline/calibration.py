@@ -40,7 +40,7 @@ from ramp_edge.quantize.table import ErrorTableBuilder, Moments, sampled_rows
 from ramp_edge.records import ArchitectureFacts, ErrorTable, ModelInventory
 
 Tokens = npt.NDArray[np.int32]
-TABLE_VERSION = 8
+TABLE_VERSION = 9
 """Raise when the error table's meaning or the codecs behind it change."""
 
 

@@ -4,7 +4,8 @@ Every GGUF type quantizes a row in independent blocks, so a row's bytes are the 
 Quantize the first slab of columns, push its error into the columns still to come, quantize the next slab, and so on: the
 bytes are an ordinary GGUF tensor, only better chosen.
 
-For codebook types (IQ1 to IQ3) ggml's codec does the slab as it is. Scalar types are coded column by column, each error going
+For IQ1 ggml's codec does the slab as it is; for the other codebook types it gives the scales, and entries and signs are chosen
+under feedback, a few columns at a time (`codebook_rows.py`). Scalar types are coded column by column, each error going
 to all columns after it; a group of columns takes the best of several scales around a fit (`plain_rows.py`,
 `sub_scaled_rows.py`). At the end single codes move up or down while that lowers the row's output error.
 """
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ramp_edge.codec.codebooks import Codebook, codebook
 from ramp_edge.codec.ggml import Bytes, Float32, decode, encode
 from ramp_edge.codec.layouts import LAYOUTS, Layout, Scales
 from ramp_edge.codec.types import QuantType
@@ -36,21 +38,60 @@ def quantize_rows(
     elif (layout := LAYOUTS.get(quant_type)) is not None:
         data = (_plain_rows if layout.sub_d_range is None else _sub_scaled_rows)(layout, rows, factor, search)
     else:
-        data = _codebook_rows(quant_type, rows, factor)
+        book = codebook(quant_type)
+        data = _slabs(quant_type, rows, factor) if book is None else _codebook_rows(book, rows, factor, search)
     return data, decode(quant_type, data, rows.shape[1])
 
 
-def _codebook_rows(quant_type: QuantType, rows: Float32, factor: FeedbackFactor) -> Bytes:
+def _coded_slab(work: torch.Tensor, start: int, quant_type: QuantType, factor: FeedbackFactor) -> Bytes:
+    """ggml's bytes for a slab of `work` as it stands, the block's columns as they lie in the file."""
+    slab = quant_type.block_size
+    within = np.argsort(factor.order[start : start + slab])
+    importance = factor.importance(slab)[start : start + slab][within]
+    return encode(quant_type, np.ascontiguousarray(work[:, start : start + slab].numpy()[:, within]), importance)
+
+
+def _codebook_rows(book: Codebook, rows: Float32, factor: FeedbackFactor, search: Search) -> Bytes:
+    """Types whose weights take their values a few at a time: ggml's scales, entries under feedback."""
+    # numba takes a second to import: only what quantizes needs it.
+    from ramp_edge.quantize.codebook_rows import choose_entries
+
+    quant_type, (n_rows, n_cols) = book.quant_type, rows.shape
+    slab = quant_type.block_size
+    work = np.ascontiguousarray(rows[:, factor.order], dtype=np.float32)
+    view = torch.from_numpy(work)
+    grid = np.ascontiguousarray(book.grid.T)
+    blocks = np.empty((n_rows, n_cols // slab, quant_type.block_bytes), dtype=np.uint8)
+    for start in range(0, n_cols, slab):
+        order = factor.order[start : start + slab]
+        base = order.min()
+        # Which scale and which entry of the file each place of the coding order is.
+        scale_places = (order[:: book.scale_cols] - base) // book.scale_cols
+        entry_places = (order[:: book.width] - base) // book.width
+        d, scales = book.read_scales(_coded_slab(view, start, quant_type, factor))
+        coded = np.ascontiguousarray(scales[:, scale_places])
+        entries = np.empty((n_rows, slab // book.width), np.int64)
+        negative = np.empty((n_rows, slab), np.uint8)
+        choose_entries(
+            work, start, d, coded, grid, np.float32(book.offset), np.float32(book.slope), book.even_signs,
+            search.codebook_reach, factor.root.numpy(), factor.inverse.numpy(), entries, negative,
+        )  # fmt: skip
+        in_file = np.empty_like(coded), np.empty_like(entries), np.empty_like(negative)
+        in_file[0][:, scale_places], in_file[1][:, entry_places], in_file[2][:, order - base] = coded, entries, negative
+        blocks[:, base // slab] = book.write(d, *in_file)
+    return blocks.reshape(n_rows, -1)
+
+
+def _slabs(quant_type: QuantType, rows: Float32, factor: FeedbackFactor) -> Bytes:
+    """Types that ggml's codec does a slab at a time."""
     slab, (n_rows, n_cols) = quant_type.block_size, rows.shape
-    importance = factor.importance(slab)
     work = torch.from_numpy(np.ascontiguousarray(rows[:, factor.order], dtype=np.float32))
     blocks = np.empty((n_rows, n_cols // slab, quant_type.block_bytes), dtype=np.uint8)
     for start in range(0, n_cols, slab):
-        # The codec sees the block's columns as they lie in the file.
+        data = _coded_slab(work, start, quant_type, factor)
+        blocks[:, factor.order[start] // slab] = data
         within = np.argsort(factor.order[start : start + slab])
         target = work[:, start : start + slab].numpy()
-        data = encode(quant_type, np.ascontiguousarray(target[:, within]), importance[start : start + slab][within])
-        blocks[:, factor.order[start] // slab] = data
         error = np.empty_like(target)
         error[:, within] = target[:, within] - decode(quant_type, data, slab)
         _hand_on(work, error, factor, start)

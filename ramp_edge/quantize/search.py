@@ -26,6 +26,8 @@ class Search:
     sub_d_reach_with_m: int
     sub_m_reach: int
     """and where there is a minimum by these, in every combination."""
+    codebook_reach: int
+    """Codebook types: the 4-bit scale is varied by this much up and down."""
     sweeps: int
     """Rounds of descent over a row; a row stops earlier where nothing moves any more."""
 
@@ -39,6 +41,7 @@ THOROUGH = Search(
     sub_d_reach=12,
     sub_d_reach_with_m=4,
     sub_m_reach=2,
+    codebook_reach=2,
     sweeps=16,
 )
 QUICK = Search(
@@ -50,6 +53,7 @@ QUICK = Search(
     sub_d_reach=6,
     sub_d_reach_with_m=2,
     sub_m_reach=1,
+    codebook_reach=1,
     sweeps=3,
 )
 

@@ -50,7 +50,7 @@ from ramp_edge.records import ErrorTable, TensorInfo
 
 Float32 = npt.NDArray[np.float32]
 NO_SEARCH = Search(
-    trials=17, d_moves=0, d_span=0.0, end_moves=0, end_span=0.0, sub_d_reach=0, sub_d_reach_with_m=0, sub_m_reach=0, sweeps=0,
+    trials=17, d_moves=0, d_span=0.0, end_moves=0, end_span=0.0, sub_d_reach=0, sub_d_reach_with_m=0, sub_m_reach=0, codebook_reach=0, sweeps=0,
 )  # fmt: skip
 """Scales as they are fitted, codes as they are rounded."""
 

@@ -73,7 +73,10 @@ class Folding:
         events: EventBus,
         *,
         always: bool = False,
+        scales: bool = True,
     ) -> None:
+        """`scales`: False leaves it at the order, to tell what each is worth."""
+        self._scales = scales
         self._costs, self._allocate, self._events = costs, allocate, events
         self._always = always
         self.groups = fold_groups(costs.inventory)
@@ -199,6 +202,8 @@ class Folding:
     def _try_group(self, group: FoldGroup, types: Types) -> _Found:
         costs = self._costs
         readers = [n for n in group.readers if n in types and not types[n].is_float]
+        if not self._scales and self._order is None:
+            return _Found(outcome=GroupOutcome(group=group.name, kept=False, reason="scales are not wanted"))
         if not readers:
             reason = "nothing that reads it is quantized"
             return _Found(outcome=GroupOutcome(group=group.name, kept=False, reason=reason))
@@ -232,6 +237,8 @@ class Folding:
             variance += (weight * ratio.noise) ** 2 + (act * act_ratio.noise) ** 2
             activations[name] = by_basis
         outcome = self._outcome(group.name, before, after, math.sqrt(variance), float(scales.max() / scales.min()))
+        if not self._scales:
+            outcome = replace(outcome, kept=False, reason="scales are not wanted")
         final, place = (folded, 2) if outcome.kept else (plain, 1)
         if final is source:
             return _Found(outcome=outcome, weights={n: {} for n in readers}, activations={n: {} for n in readers})

@@ -41,6 +41,9 @@ from ramp_edge.pipeline.calibration import (
 )
 from ramp_edge.pipeline.candidates import Problem, knapsack
 from ramp_edge.pipeline.emission import Emitter
+from ramp_edge.pipeline.fold_costs import FoldCosts
+from ramp_edge.pipeline.folded_model import folded_emitter
+from ramp_edge.pipeline.folding import Folded, Folding
 from ramp_edge.pipeline.request import EFFORTS, BuildRequest, Effort
 from ramp_edge.pipeline.texts import cut_texts, read_texts
 from ramp_edge.profile.load import load_target
@@ -68,6 +71,10 @@ class Part:
     """False: the knapsack sees imatrix-weighted error instead of Fisher sensitivity."""
     allocation: bool = True
     """False: the preset's own types."""
+    scales: bool = True
+    """False: no channel is scaled."""
+    order: bool = True
+    """False: the residual stream keeps its order."""
 
 
 PARTS = (
@@ -76,6 +83,8 @@ PARTS = (
     Part(name="no search", meaning="scales as fitted, no descent", search=False),
     Part(name="no Fisher", meaning="the knapsack sees imatrix-weighted error", sensitivity=False),
     Part(name="no allocation", meaning="the preset's own types", allocation=False),
+    Part(name="no scales", meaning="channels are reordered but not scaled", scales=False),
+    Part(name="no folding", meaning="channels are neither scaled nor reordered", scales=False, order=False),
 )  # fmt: skip
 
 
@@ -148,6 +157,31 @@ class Compiler:
                 output, types, self._metadata()
             )
 
+    def fold(
+        self,
+        table: ErrorTable,
+        allocate: Callable[[ErrorTable], dict[str, QuantType]],
+        moments: Moments,
+        search: Search,
+        *,
+        scales: bool = True,
+    ) -> Folded:
+        """The build's folding for these types."""
+        counts = np.bincount(self._text.calibration.reshape(-1), minlength=self.inventory.hyper.vocab_size)
+        store, backend = self._calibrated.store, self._target.backend
+        costs = FoldCosts(self.inventory, self.tensors, store, moments, counts, table, backend, search)
+        found = Folding(costs, allocate, self._events, scales=scales).run()
+        assert found is not None
+        return found
+
+    def emit_folded(
+        self, output: Path, types: Mapping[str, QuantType], folded: Folded, moments: Moments, search: Search
+    ) -> None:
+        """A GGUF of `types` of the folded model."""
+        with ThreadPoolExecutor(self.threads) as pool:
+            plain = Emitter(self.inventory, self.tensors, moments, pool, self._events, search)
+            folded_emitter(plain, self.tensors, moments, folded).write(output, types, self._metadata())
+
     def kept_table(self, name: str, measure: Callable[[], dict[str, dict[QuantType, float]]]) -> ErrorTable:
         """An error table, measured once."""
         data = self.workshop.figure(
@@ -205,8 +239,9 @@ def whole(compiler: Compiler, at: Mapping[str, int]) -> list[Made]:
     for label, size in at.items():
 
         def write(output: Path, size: int = size) -> None:
-            types = compiler.allocate(compiler.table, size)
-            compiler.emit(output, types, compiler.moments, compiler.search)
+            allocate = partial(compiler.allocate, size=size)
+            folded = compiler.fold(compiler.table, allocate, compiler.moments, compiler.search)
+            compiler.emit_folded(output, allocate(folded.table), folded, compiler.moments, compiler.search)
 
         made.append(compiler.workshop.make(f"ramp-edge @ {label}", OURS, write, at=label))
     return made
@@ -225,14 +260,24 @@ def ablations(compiler: Compiler, at: Mapping[str, int], parts: tuple[Part, ...]
 def _write_without(compiler: Compiler, part: Part, preset: str, size: int, output: Path) -> None:
     moments = _diagonal_moments(compiler, part.diagonal)
     search = compiler.search if part.search else NO_SEARCH
+    table = compiler.table
+    allocate = partial(compiler.allocate, size=size)
     if not part.allocation:
         types = stock_preset(compiler.inventory, preset).allocation.types
+        allocate = partial(_always, types)
     elif not part.sensitivity:
-        types = compiler.allocate(imatrix_table(compiler), size)
-    else:
+        allocate = partial(_always, compiler.allocate(imatrix_table(compiler), size))
+    elif part.diagonal != "none" or not part.search:
         table = compiler.kept_table(part.name, partial(compiler.table_with, moments, search))
-        types = compiler.allocate(table, size)
-    compiler.emit(output, types, moments, search)
+    if not part.order:
+        compiler.emit(output, allocate(table), moments, search)
+        return
+    folded = compiler.fold(table, allocate, moments, search, scales=part.scales)
+    compiler.emit_folded(output, allocate(folded.table), folded, moments, search)
+
+
+def _always(types: dict[str, QuantType], _table: ErrorTable) -> dict[str, QuantType]:
+    return types
 
 
 def _diagonal_moments(compiler: Compiler, whose: str) -> Moments:

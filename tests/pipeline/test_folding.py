@@ -26,9 +26,8 @@ def loud_gguf(make_tiny_gguf: Callable[..., Path], tmp_path_factory: pytest.Temp
 
     def edit(weights: dict[str, np.ndarray]) -> None:
         rng = np.random.default_rng(7)
-        for name in weights:
-            if "norm" in name and name != "output_norm.weight":
-                weights[name] *= np.exp(1.0 * rng.standard_normal(weights[name].shape)).astype(np.float32)
+        for name in [n for n in weights if "norm" in n and n != "output_norm.weight"]:
+            weights[name] *= np.exp(1.0 * rng.standard_normal(weights[name].shape)).astype(np.float32)
         columns = weights["token_embd.weight"].shape[1]
         weights["token_embd.weight"] *= np.exp(0.5 * rng.standard_normal(columns)).astype(np.float32)
 

@@ -15,7 +15,19 @@ import pytest
 import ramp_edge
 
 PACKAGE = Path(ramp_edge.__file__).parent
-STAGES = {"model", "profile", "calibrate", "allocate", "quantize", "emit", "evaluate", "runtime", "device", "gate"}
+STAGES = {
+    "model",
+    "profile",
+    "calibrate",
+    "allocate",
+    "quantize",
+    "emit",
+    "evaluate",
+    "runtime",
+    "device",
+    "gate",
+    "report",
+}
 RANK = {
     "errors": 0,
     "events": 0,
@@ -25,6 +37,8 @@ RANK = {
     "shipped": 1,
     "cache": 1,
     "threads": 0,
+    "plain": 0,
+    "record_files": 0,
     "yaml_source": 1,
     "allocator_settings": 0,
     "data": 0,
@@ -43,7 +57,9 @@ DOORS = {
     "typer": ("cli/",),
     "rich": ("cli/",),
     "yaml": ("yaml_source.py", "profile/", "runtime/"),
-    "pydantic": ("profile/", "runtime/", "device/", "gate/"),
+    "pydantic": ("profile/", "runtime/", "device/", "gate/", "report/"),
+    "jinja2": ("report/",),
+    "markupsafe": ("report/",),
     "paramiko": ("device/ssh",),
     "platformdirs": ("shipped.py",),
     "gguf": ("codec/", "model/"),
@@ -167,6 +183,7 @@ print("HEAVY", [name for name in {heavy!r} if name in sys.modules])
         ["run", "--help"],
         ["bench", "--help"],
         ["gate", "--help"],
+        ["report", "--help"],
         ["probe", "--help"],
         ["deploy", "--help"],
         ["targets", "check", "--help"],

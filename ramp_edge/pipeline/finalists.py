@@ -229,6 +229,7 @@ class Finalists:
                 codec=f.codec,
                 file_bytes=f.path.stat().st_size,
                 predicted_kl=f.allocation.predicted_kl,
+                predicted_decode_tok_s=1.0 / self._problem.seconds(f.allocation.types),
                 evaluation=f.evaluation,
                 chosen=f is winner,
             )
@@ -241,6 +242,7 @@ class Finalists:
                 codec="feedback",
                 file_bytes=self._problem.file_bytes(p.types),
                 predicted_kl=p.predicted_kl,
+                predicted_decode_tok_s=1.0 / self._problem.seconds(p.types),
                 evaluation=None,
                 chosen=False,
             )

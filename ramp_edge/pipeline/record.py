@@ -35,6 +35,8 @@ class CandidateRecord:
     predicted_kl: float | None
     evaluation: EvaluationResult | None
     chosen: bool
+    predicted_decode_tok_s: float | None = None
+    """By the device profile, at half of the context."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

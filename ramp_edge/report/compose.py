@@ -1,0 +1,216 @@
+"""From records to a report: one build with the benches of its file, boards alone, or a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ramp_edge import __version__
+from ramp_edge.plain import one_line
+from ramp_edge.report.bench_sections import (
+    bench_figures,
+    bench_verdict,
+    board_section,
+    board_title,
+    doubt_notes,
+    memory_section,
+    prediction_text,
+    speed_section,
+)
+from ramp_edge.report.build_sections import BUILD_SECTIONS, LAST_SECTIONS
+from ramp_edge.report.build_verdict import build_figures, build_verdict
+from ramp_edge.report.compare_sections import (
+    boards_section,
+    budgets_section,
+    builds_section,
+    divergence_of,
+    types_section,
+    unlike,
+)
+from ramp_edge.report.evidence import Bench, Build, Evidence, gather
+from ramp_edge.report.numbers import TOK_S, apart, kl_text, more_bytes, percent, significant, speed_range
+from ramp_edge.report.view import Figure, Figures, Notes, Report, Section, Tone, Verdict
+from ramp_edge.units import human_bytes
+
+_MADE_BY = f"ramp-edge {__version__}"
+
+
+def report_of(paths: Sequence[Path]) -> Report:
+    """The report of records (files, or folders of builds). Raises UsageError for what is no record or does not belong together."""
+    evidence = gather(paths)
+    if len(evidence.builds) > 1:
+        return _comparison(evidence)
+    if evidence.builds:
+        return _build(evidence.builds[0], evidence)
+    if len(evidence.benches) > 1:
+        return _boards(evidence)
+    return _bench(evidence.benches[0], evidence)
+
+
+def _sources(evidence: Evidence) -> tuple[str, ...]:
+    records: tuple[Build | Bench, ...] = (*evidence.builds, *evidence.benches)
+    return tuple(one_line(str(record.path)) for record in records)
+
+
+def _notes(*notes: Notes | None) -> tuple[Notes, ...]:
+    return tuple(note for note in notes if note is not None and note.items)
+
+
+def _board_sections(benches: Sequence[Bench]) -> list[Section]:
+    """Speed, memory and facts of each board; with several, the boards beside each other first."""
+    sections: list[Section | None] = [boards_section(benches)] if len(benches) > 1 else []
+    for index, bench in enumerate(benches):
+        tail = f"-{index}" if index else ""
+        sections += [
+            speed_section(bench, f"speed{tail}"),
+            memory_section(bench, f"board-memory{tail}"),
+            board_section(bench, f"board{tail}"),
+        ]
+    return [section for section in sections if section is not None]
+
+
+def _build(build: Build, evidence: Evidence) -> Report:
+    document, benches = build.document, evidence.benches
+    verdict, figures = build_verdict(document), build_figures(document)
+    for bench in benches:
+        if (said := prediction_text(bench.model)) and len(benches) == 1:
+            verdict = Verdict(
+                tone=verdict.tone,
+                headline=verdict.headline,
+                details=(*verdict.details, f"On {bench.document.target}: {said}"),
+            )
+    if len(benches) == 1 and benches[0].model.decode:
+        first = min(benches[0].model.decode, key=lambda speed: speed.depth_tokens)
+        measured = Figure(
+            label="Decode, measured",
+            text=significant(first.median_tok_s),
+            unit=TOK_S,
+            spread=speed_range(first),
+            note=f"on {benches[0].document.target}, depth {first.depth_tokens}",
+            value=first.median_tok_s,
+        )
+        figures = Figures(items=(*figures.items, measured))
+    own = [make(document) for make in BUILD_SECTIONS]
+    last = [make(document) for make in LAST_SECTIONS]
+    return Report(
+        kind="build",
+        title=document.model.name,
+        subtitle=f"{'planned' if document.dry_run else 'built'} for {document.device.title}",
+        verdict=verdict,
+        figures=figures,
+        notes=_notes(
+            Notes(tone=Tone.CAUTION, items=(*document.warnings, *evidence.notes)),
+            *(doubt_notes(bench.document) for bench in benches),
+        ),
+        sections=tuple(s for s in (*own, *_board_sections(benches), *last) if s is not None),
+        sources=_sources(evidence),
+        made_by=_MADE_BY,
+    )
+
+
+def _bench(bench: Bench, evidence: Evidence) -> Report:
+    document = bench.document
+    return Report(
+        kind="bench",
+        title=bench.model.label,
+        subtitle=f"measured on {board_title(document)}",
+        verdict=bench_verdict(bench),
+        figures=bench_figures(bench),
+        notes=_notes(Notes(tone=Tone.CAUTION, items=evidence.notes), doubt_notes(document)),
+        sections=tuple(_board_sections(evidence.benches)),
+        sources=_sources(evidence),
+        made_by=_MADE_BY,
+    )
+
+
+def _boards(evidence: Evidence) -> Report:
+    benches = evidence.benches
+    with_speed = [(b, min(b.model.decode, key=lambda s: s.depth_tokens)) for b in benches if b.model.decode]
+    fastest = max(with_speed, key=lambda pair: pair[1].median_tok_s, default=None)
+    doubts = sum(len(bench.document.doubts) for bench in benches)
+    headline = f"{len(benches)} boards beside each other."
+    if fastest is not None:
+        headline = f"{fastest[0].label} decodes fastest: {significant(fastest[1].median_tok_s)} {TOK_S}."
+    details = []
+    if len({bench.model.sha256 for bench in benches}) > 1:
+        details.append("They measured different files: the boards alone do not make the difference.")
+    if doubts:
+        details.append(f"{doubts} reasons to doubt the figures, below.")
+    figures = tuple(
+        Figure(
+            label=bench.label,
+            text=significant(speed.median_tok_s),
+            unit=TOK_S,
+            spread=speed_range(speed),
+            note=f"decode, median; depth {speed.depth_tokens}, {speed.threads} threads",
+            value=speed.median_tok_s,
+        )
+        for bench, speed in with_speed
+    )
+    return Report(
+        kind="comparison",
+        title=" · ".join(bench.label for bench in benches),
+        subtitle="boards beside each other",
+        verdict=Verdict(tone=Tone.CAUTION if doubts else Tone.PLAIN, headline=headline, details=tuple(details)),
+        figures=Figures(items=figures),
+        notes=_notes(*(doubt_notes(bench.document) for bench in benches)),
+        sections=tuple(_board_sections(benches)),
+        sources=_sources(evidence),
+        made_by=_MADE_BY,
+    )
+
+
+def _comparison(evidence: Evidence) -> Report:
+    builds, benches = evidence.builds, evidence.benches
+    first = builds[0]
+    tone, headline = Tone.PLAIN, f"{len(builds)} builds beside each other."
+    details = []
+    for other in builds[1:]:
+        text, better = _against(first, other)
+        details.append(text)
+        if len(builds) == 2 and better is not None:
+            headline = text.split(":")[0] + "."
+            details[-1] = text
+    figures = tuple(
+        Figure(
+            label=build.label,
+            text=significant(divergence.mean_kl),
+            unit="nats/token",
+            spread=f"± {significant(divergence.std_error, 2)}",
+            note=f"{human_bytes(build.document.file_bytes)}, {build.document.bits_per_weight:.2f} bits per weight",
+            value=divergence.mean_kl,
+        )
+        for build in builds
+        if (divergence := divergence_of(build.document)) is not None
+    )
+    sections = [builds_section(builds, benches), budgets_section(builds), types_section(builds)]
+    if len(benches) > 1:
+        sections.append(boards_section(benches))
+    return Report(
+        kind="comparison",
+        title=" · ".join(build.label for build in builds),
+        subtitle="builds beside each other",
+        verdict=Verdict(tone=tone, headline=headline, details=tuple(details)),
+        figures=Figures(items=figures),
+        notes=_notes(
+            Notes(tone=Tone.CAUTION, items=evidence.notes), *(doubt_notes(bench.document) for bench in benches)
+        ),
+        sections=tuple(sections),
+        sources=_sources(evidence),
+        made_by=_MADE_BY,
+    )
+
+
+def _against(first: Build, other: Build) -> tuple[str, bool | None]:
+    """What the other build is beside the first, and whether it is closer to the original (None: cannot be told)."""
+    size = more_bytes(other.document.file_bytes, first.document.file_bytes)
+    a, b = divergence_of(first.document), divergence_of(other.document)
+    why = unlike(first.document, other.document)
+    if a is None or b is None or why:
+        return f"{other.label} beside {first.label} {size}; their KL is not compared: {why or 'not measured'}.", None
+    if not apart(a, b):
+        return f"No measurable difference between {other.label} and {first.label}: {size}.", False
+    word = "less" if b.mean_kl < a.mean_kl else "more"
+    share = percent(abs(1 - b.mean_kl / a.mean_kl), 0)
+    text = f"{other.label} diverges {share} {word} from the original than {first.label}"
+    return f"{text}: {kl_text(b)} against {kl_text(a)} nats/token, {size}.", b.mean_kl < a.mean_kl

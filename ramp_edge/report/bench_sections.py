@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ramp_edge.report.commands import bench_command_line
 from ramp_edge.report.documents import BenchDocument, BenchModelPart, FactsPart, SpeedPart
 from ramp_edge.report.evidence import Bench
@@ -36,19 +38,30 @@ def board_title(bench: BenchDocument) -> str:
     return facts.board_model or facts.gpu_model or facts.cpu_model or bench.target
 
 
-def doubt_notes(bench: BenchDocument) -> Notes | None:
-    """Every reason not to trust a figure."""
-    doubts = bench.doubts
-    return Notes(tone=Tone.CAUTION, items=tuple(doubt.detail for doubt in doubts)) if doubts else None
+def target_name(bench: BenchDocument) -> str:
+    """What the user calls it; `local` says nothing to who reads the report elsewhere."""
+    title = board_title(bench)
+    return f"{title} (local)" if bench.target == "local" and title != "local" else bench.target
+
+
+def doubt_notes(benches: Sequence[Bench]) -> Notes | None:
+    """Every reason not to trust a figure; of several boards with their names."""
+    named = len(benches) > 1
+    doubts = [
+        f"{bench.label}: {doubt.detail}" if named else doubt.detail
+        for bench in benches
+        for doubt in bench.document.doubts
+    ]
+    return Notes(tone=Tone.CAUTION, items=tuple(doubts)) if doubts else None
 
 
 def bench_verdict(bench: Bench) -> Verdict:
     """Speed at the least depth, whether it is steady, and what became of the prediction."""
     document, model = bench.document, bench.model
-    headline = f"Measured on {document.target}."
+    headline = f"Measured on {target_name(document)}."
     if model.decode:
         first = min(model.decode, key=lambda speed: speed.depth_tokens)
-        headline = f"{significant(first.median_tok_s)} {TOK_S} decode on {document.target}."
+        headline = f"{significant(first.median_tok_s)} {TOK_S} decode on {target_name(document)}."
     details = []
     if said := prediction_text(model):
         details.append(said)
@@ -89,7 +102,7 @@ def bench_figures(bench: Bench) -> Figures:
                     text=significant(first.median_tok_s),
                     unit=TOK_S,
                     spread=speed_range(first),
-                    note=f"median; depth {first.depth_tokens}, {_threads(first.threads)}",
+                    note=f"median; depth {first.depth_tokens}, {threads_text(first.threads)}",
                     value=first.median_tok_s,
                 )
             )
@@ -111,7 +124,8 @@ def bench_figures(bench: Bench) -> Figures:
     return Figures(items=tuple(items))
 
 
-def _threads(count: int) -> str:
+def threads_text(count: int) -> str:
+    """1 thread, 4 threads"""
     return f"{count} thread{'' if count == 1 else 's'}"
 
 
@@ -186,7 +200,7 @@ def _speed_cells(model: BenchModelPart, kind: str, speed: SpeedPart, *, several:
     )
 
 
-def speed_section(bench: Bench, anchor: str = "speed") -> Section | None:
+def speed_section(bench: Bench, name: str, anchor: str = "speed") -> Section | None:
     """Every repeat, and the ratios where models took turns."""
     document = bench.document
     blocks: list[Block | None] = [
@@ -201,7 +215,7 @@ def speed_section(bench: Bench, anchor: str = "speed") -> Section | None:
     said = prediction_text(bench.model)
     return Section(
         anchor=anchor,
-        title=f"Speed on {document.target}",
+        title=f"Speed on {name}",
         lead=" ".join(
             filter(None, (f"{document.repeats} repeats of each figure by llama-bench, after its own warm-up.", said))
         ),
@@ -259,7 +273,7 @@ def _sweep_table(bench: BenchDocument) -> Table | None:
     )
 
 
-def memory_section(bench: Bench, anchor: str = "board-memory") -> Section | None:
+def memory_section(bench: Bench, name: str, anchor: str = "board-memory") -> Section | None:
     """Peaks beside the build's budget, where the context is the build's."""
     rows = []
     for model in bench.document.models:
@@ -281,7 +295,7 @@ def memory_section(bench: Bench, anchor: str = "board-memory") -> Section | None
         return None
     return Section(
         anchor=anchor,
-        title=f"Memory on {bench.document.target}",
+        title=f"Memory on {name}",
         lead="The whole process while it prefills a context; the program itself, its tables and threads are part of it.",
         blocks=(
             Table(
@@ -305,7 +319,7 @@ def _bytes(size: int | None) -> str:
     return "" if size is None else human_bytes(size)
 
 
-def board_section(bench: Bench, anchor: str = "board") -> Section:
+def board_section(bench: Bench, name: str, anchor: str = "board") -> Section:
     """What the board told of itself, how it was measured, and the command."""
     document = bench.document
     items = [
@@ -318,7 +332,7 @@ def board_section(bench: Bench, anchor: str = "board") -> Section:
     blocks: list[Block] = [Facts(items=tuple(items)), Commands(lines=(bench_command_line(document),))]
     if document.notes:
         blocks.append(Notes(tone=Tone.PLAIN, items=tuple(document.notes)))
-    return Section(anchor=anchor, title=f"The board: {document.target}", blocks=tuple(blocks))
+    return Section(anchor=anchor, title=f"The board: {name}", blocks=tuple(blocks))
 
 
 def board_facts(document: BenchDocument) -> list[Fact]:

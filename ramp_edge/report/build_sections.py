@@ -200,7 +200,7 @@ def candidates_section(build: BuildDocument) -> Section | None:
                 strong=candidate.chosen,
             )
         )
-    table = Table(caption="Every candidate within the limits", columns=tuple(columns), rows=tuple(rows), folded=True)
+    table = Table(caption="Every candidate", columns=tuple(columns), rows=tuple(rows), folded=True)
     return Section(
         anchor="candidates",
         title="Candidates",

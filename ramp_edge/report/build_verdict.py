@@ -56,7 +56,7 @@ def _beside(
 ) -> tuple[Tone, str, tuple[str, ...]]:
     name = preset_name(preset.origin)
     size = more_bytes(build.file_bytes, preset.file_bytes)
-    pair = f"KL divergence to the original {kl_text(ours)} {NATS} against {kl_text(theirs)}, {size}."
+    pair = f"KL divergence to the original {kl_text(ours)} {NATS} against {kl_text(theirs)}; this file has {size}."
     if not apart(ours, theirs):
         return Tone.PLAIN, f"No measurable difference to stock {name}.", (pair,)
     if ours.mean_kl > theirs.mean_kl:

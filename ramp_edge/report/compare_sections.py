@@ -103,7 +103,7 @@ def builds_table(builds: Sequence[Build], speeds: dict[str, SpeedPart]) -> Table
         rows.insert(-1, Row(cells=(f"Decode, measured ({TOK_S})", *cells)))
     return Table(
         caption="Side by side; in brackets the change from the first",
-        columns=(Column(text=""), *(Column(text=build.label, numeric=True) for build in builds)),
+        columns=(Column(text=""), *(Column(text=build.label) for build in builds)),
         rows=tuple(row for row in rows if any(row.cells[1:])),
     )
 

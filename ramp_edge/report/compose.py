@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ramp_edge import __version__
@@ -16,6 +17,8 @@ from ramp_edge.report.bench_sections import (
     memory_section,
     prediction_text,
     speed_section,
+    target_name,
+    threads_text,
 )
 from ramp_edge.report.build_sections import BUILD_SECTIONS, LAST_SECTIONS
 from ramp_edge.report.build_verdict import build_figures, build_verdict
@@ -27,8 +30,19 @@ from ramp_edge.report.compare_sections import (
     types_section,
     unlike,
 )
+from ramp_edge.report.documents import SpeedPart
 from ramp_edge.report.evidence import Bench, Build, Evidence, gather
-from ramp_edge.report.numbers import TOK_S, apart, kl_text, more_bytes, percent, significant, speed_range
+from ramp_edge.report.numbers import (
+    NATS,
+    TOK_S,
+    apart,
+    kl_text,
+    more_bytes,
+    percent,
+    significant,
+    speed_range,
+    with_error,
+)
 from ramp_edge.report.view import Figure, Figures, Notes, Report, Section, Tone, Verdict
 from ramp_edge.units import human_bytes
 
@@ -61,10 +75,11 @@ def _board_sections(benches: Sequence[Bench]) -> list[Section]:
     sections: list[Section | None] = [boards_section(benches)] if len(benches) > 1 else []
     for index, bench in enumerate(benches):
         tail = f"-{index}" if index else ""
+        name = bench.label if len(benches) > 1 else target_name(bench.document)
         sections += [
-            speed_section(bench, f"speed{tail}"),
-            memory_section(bench, f"board-memory{tail}"),
-            board_section(bench, f"board{tail}"),
+            speed_section(bench, name, f"speed{tail}"),
+            memory_section(bench, name, f"board-memory{tail}"),
+            board_section(bench, name, f"board{tail}"),
         ]
     return [section for section in sections if section is not None]
 
@@ -77,7 +92,7 @@ def _build(build: Build, evidence: Evidence) -> Report:
             verdict = Verdict(
                 tone=verdict.tone,
                 headline=verdict.headline,
-                details=(*verdict.details, f"On {bench.document.target}: {said}"),
+                details=(*verdict.details, f"On {target_name(bench.document)}: {said[:1].lower()}{said[1:]}"),
             )
     if len(benches) == 1 and benches[0].model.decode:
         first = min(benches[0].model.decode, key=lambda speed: speed.depth_tokens)
@@ -86,7 +101,7 @@ def _build(build: Build, evidence: Evidence) -> Report:
             text=significant(first.median_tok_s),
             unit=TOK_S,
             spread=speed_range(first),
-            note=f"on {benches[0].document.target}, depth {first.depth_tokens}",
+            note=f"on {target_name(benches[0].document)}, depth {first.depth_tokens}",
             value=first.median_tok_s,
         )
         figures = Figures(items=(*figures.items, measured))
@@ -100,7 +115,7 @@ def _build(build: Build, evidence: Evidence) -> Report:
         figures=figures,
         notes=_notes(
             Notes(tone=Tone.CAUTION, items=(*document.warnings, *evidence.notes)),
-            *(doubt_notes(bench.document) for bench in benches),
+            doubt_notes(benches),
         ),
         sections=tuple(s for s in (*own, *_board_sections(benches), *last) if s is not None),
         sources=_sources(evidence),
@@ -116,7 +131,7 @@ def _bench(bench: Bench, evidence: Evidence) -> Report:
         subtitle=f"measured on {board_title(document)}",
         verdict=bench_verdict(bench),
         figures=bench_figures(bench),
-        notes=_notes(Notes(tone=Tone.CAUTION, items=evidence.notes), doubt_notes(document)),
+        notes=_notes(Notes(tone=Tone.CAUTION, items=evidence.notes), doubt_notes(evidence.benches)),
         sections=tuple(_board_sections(evidence.benches)),
         sources=_sources(evidence),
         made_by=_MADE_BY,
@@ -125,12 +140,8 @@ def _bench(bench: Bench, evidence: Evidence) -> Report:
 
 def _boards(evidence: Evidence) -> Report:
     benches = evidence.benches
-    with_speed = [(b, min(b.model.decode, key=lambda s: s.depth_tokens)) for b in benches if b.model.decode]
-    fastest = max(with_speed, key=lambda pair: pair[1].median_tok_s, default=None)
+    speeds = [(b, min(b.model.decode, key=lambda s: s.depth_tokens)) for b in benches if b.model.decode]
     doubts = sum(len(bench.document.doubts) for bench in benches)
-    headline = f"{len(benches)} boards beside each other."
-    if fastest is not None:
-        headline = f"{fastest[0].label} decodes fastest: {significant(fastest[1].median_tok_s)} {TOK_S}."
     details = []
     if len({bench.model.sha256 for bench in benches}) > 1:
         details.append("They measured different files: the boards alone do not make the difference.")
@@ -138,79 +149,100 @@ def _boards(evidence: Evidence) -> Report:
         details.append(f"{doubts} reasons to doubt the figures, below.")
     figures = tuple(
         Figure(
-            label=bench.label,
+            label=f"Decode, {bench.label}",
             text=significant(speed.median_tok_s),
             unit=TOK_S,
             spread=speed_range(speed),
-            note=f"decode, median; depth {speed.depth_tokens}, {speed.threads} threads",
+            note=f"median; depth {speed.depth_tokens}, {threads_text(speed.threads)}",
             value=speed.median_tok_s,
         )
-        for bench, speed in with_speed
+        for bench, speed in speeds
     )
     return Report(
         kind="comparison",
         title=" · ".join(bench.label for bench in benches),
         subtitle="boards beside each other",
-        verdict=Verdict(tone=Tone.CAUTION if doubts else Tone.PLAIN, headline=headline, details=tuple(details)),
+        verdict=Verdict(tone=Tone.CAUTION if doubts else Tone.PLAIN, headline=_fastest(speeds), details=tuple(details)),
         figures=Figures(items=figures),
-        notes=_notes(*(doubt_notes(bench.document) for bench in benches)),
+        notes=_notes(doubt_notes(benches)),
         sections=tuple(_board_sections(benches)),
         sources=_sources(evidence),
         made_by=_MADE_BY,
     )
 
 
+def _fastest(speeds: Sequence[tuple[Bench, SpeedPart]]) -> str:
+    """The board of the highest decode speed, where no other's repeats reach its own."""
+    if len(speeds) < 2:
+        return "Boards beside each other."
+    (first, best), *others = sorted(speeds, key=lambda pair: -pair[1].median_tok_s)
+    level = [bench.label for bench, speed in others if max(speed.samples_tok_s) >= min(best.samples_tok_s)]
+    if level:
+        return f"No clear difference in decode speed: the repeats of {first.label} and {', '.join(level)} overlap."
+    return f"{first.label} decodes fastest: {significant(best.median_tok_s)} {TOK_S}."
+
+
 def _comparison(evidence: Evidence) -> Report:
     builds, benches = evidence.builds, evidence.benches
-    first = builds[0]
-    tone, headline = Tone.PLAIN, f"{len(builds)} builds beside each other."
-    details = []
-    for other in builds[1:]:
-        text, better = _against(first, other)
-        details.append(text)
-        if len(builds) == 2 and better is not None:
-            headline = text.split(":")[0] + "."
-            details[-1] = text
-    figures = tuple(
-        Figure(
-            label=build.label,
-            text=significant(divergence.mean_kl),
-            unit="nats/token",
-            spread=f"± {significant(divergence.std_error, 2)}",
-            note=f"{human_bytes(build.document.file_bytes)}, {build.document.bits_per_weight:.2f} bits per weight",
-            value=divergence.mean_kl,
+    claims = [_against(builds[0], other) for other in builds[1:]]
+    headline, details = claims[0].claim, [claims[0].figures]
+    if len(claims) > 1:
+        headline = f"{len(builds)} builds beside each other."
+        details = [f"{claim.claim} {claim.figures}" for claim in claims]
+    figures = []
+    for build in builds:
+        divergence = divergence_of(build.document)
+        if divergence is None:
+            continue
+        text, spread = with_error(divergence.mean_kl, divergence.std_error)
+        figures.append(
+            Figure(
+                label=f"KL divergence, {build.label}",
+                text=text,
+                unit=NATS,
+                spread=spread,
+                note=f"{human_bytes(build.document.file_bytes)}, {build.document.bits_per_weight:.2f} bits per weight",
+                value=divergence.mean_kl,
+            )
         )
-        for build in builds
-        if (divergence := divergence_of(build.document)) is not None
-    )
     sections = [builds_section(builds, benches), budgets_section(builds), types_section(builds)]
     if len(benches) > 1:
         sections.append(boards_section(benches))
+    models = list(dict.fromkeys(build.document.model.name for build in builds))
     return Report(
         kind="comparison",
         title=" · ".join(build.label for build in builds),
-        subtitle="builds beside each other",
-        verdict=Verdict(tone=tone, headline=headline, details=tuple(details)),
-        figures=Figures(items=figures),
-        notes=_notes(
-            Notes(tone=Tone.CAUTION, items=evidence.notes), *(doubt_notes(bench.document) for bench in benches)
-        ),
+        subtitle=f"builds of {', '.join(models)} beside each other",
+        verdict=Verdict(tone=Tone.PLAIN, headline=headline, details=tuple(details)),
+        figures=Figures(items=tuple(figures)),
+        notes=_notes(Notes(tone=Tone.CAUTION, items=evidence.notes), doubt_notes(benches)),
         sections=tuple(sections),
         sources=_sources(evidence),
         made_by=_MADE_BY,
     )
 
 
-def _against(first: Build, other: Build) -> tuple[str, bool | None]:
-    """What the other build is beside the first, and whether it is closer to the original (None: cannot be told)."""
-    size = more_bytes(other.document.file_bytes, first.document.file_bytes)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Claim:
+    """A sentence, and the figures behind it."""
+
+    claim: str
+    figures: str
+
+
+def _against(first: Build, other: Build) -> _Claim:
+    """What the other build is beside the first."""
+    size = f"{other.label} has {more_bytes(other.document.file_bytes, first.document.file_bytes)}"
     a, b = divergence_of(first.document), divergence_of(other.document)
     why = unlike(first.document, other.document)
     if a is None or b is None or why:
-        return f"{other.label} beside {first.label} {size}; their KL is not compared: {why or 'not measured'}.", None
+        return _Claim(
+            claim=f"{other.label} and {first.label} are not compared in quality.",
+            figures=f"Their KL is of different things: {why or 'one of them was not measured'}. {size}.",
+        )
+    pair = f"KL {kl_text(b)} against {kl_text(a)} {NATS}; {size}."
     if not apart(a, b):
-        return f"No measurable difference between {other.label} and {first.label}: {size}.", False
+        return _Claim(claim=f"No measurable difference between {other.label} and {first.label}.", figures=pair)
     word = "less" if b.mean_kl < a.mean_kl else "more"
     share = percent(abs(1 - b.mean_kl / a.mean_kl), 0)
-    text = f"{other.label} diverges {share} {word} from the original than {first.label}"
-    return f"{text}: {kl_text(b)} against {kl_text(a)} nats/token, {size}.", b.mean_kl < a.mean_kl
+    return _Claim(claim=f"{other.label} diverges {share} {word} from the original than {first.label}.", figures=pair)

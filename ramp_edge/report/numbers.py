@@ -65,13 +65,13 @@ def apart(first: DivergencePart, second: DivergencePart) -> bool:
 
 
 def more_bytes(size: int, than: int) -> str:
-    """`in 118 kB more` and the like."""
+    """118 kB more, and the like."""
     if size == than:
-        return "in the same bytes"
-    return f"in {human_bytes(abs(size - than))} {'more' if size > than else 'less'}"
+        return "the same bytes"
+    return f"{human_bytes(abs(size - than))} {'more' if size > than else 'less'}"
 
 
-def share_text(size: int, whole: int) -> str:
+def share_text(size: float, whole: float) -> str:
     """A share that never reads 0 where there is something: 4.3 %, 0.23 %, under 0.01 %."""
     if whole <= 0:
         return "all"

@@ -16,13 +16,13 @@ from ramp_edge.report.view import Point, Scatter, Series, Strips
 
 WIDTH = 420
 _SCATTER_HEIGHT = 330
-_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 12, 26, 46
-_FONT = 12
-_LETTER = 0.58
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 12, 28, 48
+_FONT = 13
+_LETTER = 0.61
 """Width of a letter as a share of the font size, on the wide side."""
-_GAP = 7
-_STRIP_HEIGHT, _STRIPS_TOP, _STRIPS_BOTTOM, _STRIPS_LEFT = 50, 8, 44, 8
-_LONGEST_LABEL = 22
+_GAP = 8
+_STRIP_HEIGHT, _STRIPS_TOP, _STRIPS_BOTTOM, _STRIPS_LEFT = 54, 6, 44, 8
+_LONGEST_LABEL, _LONGEST_STRIP_LABEL = 22, 38
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +118,8 @@ def draw_scatter(plot: Scatter) -> ScatterDrawing:
     order = sorted(
         range(len(marks)), key=lambda i: (not marks[i].chosen, not marks[i].measured, plot.points[i] not in best)
     )
-    labels = _place([(marks[i], _short(plot.points[i].label)) for i in order], marks, area)
+    corners = [(x.at(p.x), y.at(p.y)) for p in best] if len(best) > 2 else []
+    labels = _place([(marks[i], _short(plot.points[i].label)) for i in order], marks, _rails(corners), area)
     return ScatterDrawing(
         width=WIDTH,
         height=_SCATTER_HEIGHT,
@@ -128,7 +129,7 @@ def draw_scatter(plot: Scatter) -> ScatterDrawing:
         bottom=bottom,
         x_ticks=tuple(Tick(at=x.at(t), text=tick_text(t)) for t in x.ticks(6)),
         y_ticks=tuple(Tick(at=y.at(t), text=tick_text(t)) for t in y.ticks(6)),
-        frontier=_steps([(x.at(p.x), y.at(p.y)) for p in best]) if len(best) > 2 else "",
+        frontier=_steps(corners),
         marks=marks,
         labels=labels,
         series=tuple(s for s in Series if any(m.series is s for m in marks)),
@@ -153,48 +154,63 @@ def _mark(point: Point, x: Scale, y: Scale) -> Mark:
 
 def _steps(corners: Sequence[tuple[float, float]]) -> str:
     """A staircase through points: what lies on its far side is beaten by one of them."""
+    if not corners:
+        return ""
     data = f"M{corners[0][0]:.1f} {corners[0][1]:.1f}"
     for across, down in corners[1:]:
         data += f"H{across:.1f}V{down:.1f}"
     return data
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST_LABEL else text[: _LONGEST_LABEL - 1] + "…"
+def _rails(corners: Sequence[tuple[float, float]]) -> list[Box]:
+    """The staircase as thin boxes."""
+    boxes = []
+    for (x, y), (across, down) in itertools.pairwise(corners):
+        boxes.append(Box(left=min(x, across), top=y - 1, right=max(x, across), bottom=y + 1))
+        boxes.append(Box(left=across - 1, top=min(y, down), right=across + 1, bottom=max(y, down)))
+    return boxes
 
 
-def _place(wanted: Sequence[tuple[Mark, str]], marks: Sequence[Mark], area: Box) -> tuple[PlacedLabel, ...]:
+def _short(text: str, most: int = _LONGEST_LABEL) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _place(
+    wanted: Sequence[tuple[Mark, str]], marks: Sequence[Mark], rails: Sequence[Box], area: Box
+) -> tuple[PlacedLabel, ...]:
     taken = [Box(left=m.x - 5, top=m.y - 5, right=m.x + 5, bottom=m.y + 5) for m in marks]
     labels = []
     for mark, text in wanted:
-        width = len(text) * _FONT * _LETTER
-        for label, box in _choices(mark, text, width):
-            inside = (
-                box.left >= area.left and box.right <= area.right and box.top >= area.top and box.bottom <= area.bottom
-            )
-            if inside and not any(box.meets(other) for other in taken):
-                labels.append(label)
-                taken.append(box)
-                break
+        free = [(label, box) for label, box in _choices(mark, text) if _within(box, area) and not _meets(box, taken)]
+        # Across the line rather than nowhere.
+        free.sort(key=lambda choice: _meets(choice[1], rails))
+        if free:
+            labels.append(free[0][0])
+            taken.append(free[0][1])
     return tuple(labels)
 
 
-def _choices(mark: Mark, text: str, width: float) -> list[tuple[PlacedLabel, Box]]:
-    """Right, left, above, below."""
-    half, up = width / 2, _FONT * 0.36
-    places = (
-        (mark.x + _GAP + 1, mark.y + up, "start", mark.x + _GAP, mark.y - _FONT / 2),
-        (mark.x - _GAP - 1, mark.y + up, "end", mark.x - _GAP - width, mark.y - _FONT / 2),
-        (mark.x, mark.y - _GAP - 2, "middle", mark.x - half, mark.y - _GAP - _FONT),
-        (mark.x, mark.y + _GAP + _FONT - 2, "middle", mark.x - half, mark.y + _GAP - 2),
-    )
-    return [
-        (
-            PlacedLabel(x=x, y=y, anchor=anchor, text=text),
-            Box(left=left, top=top, right=left + width, bottom=top + _FONT),
-        )
-        for x, y, anchor, left, top in places
-    ]
+def _within(box: Box, area: Box) -> bool:
+    return box.left >= area.left and box.right <= area.right and box.top >= area.top and box.bottom <= area.bottom
+
+
+def _meets(box: Box, others: Sequence[Box]) -> bool:
+    return any(box.meets(other) for other in others)
+
+
+def _choices(mark: Mark, text: str) -> list[tuple[PlacedLabel, Box]]:
+    """Right, left, above, below, then the corners."""
+    width, gap = len(text) * _FONT * _LETTER, _GAP + (2 if mark.chosen else 0)
+    places = []
+    for across, down in ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (-1, -1), (1, 1), (-1, 1)):
+        anchor = {1: "start", 0: "middle", -1: "end"}[across]
+        x = mark.x + across * (gap if not down else 2)
+        middle = mark.y + down * (gap + _FONT / 2)
+        left = x - {1: 0.0, 0: width / 2, -1: width}[across]
+        label = PlacedLabel(x=x, y=middle + _FONT * 0.36, anchor=anchor, text=text)
+        box = Box(left=left, top=middle - _FONT / 2, right=left + width, bottom=middle + _FONT / 2)
+        places.append((label, box))
+    return places
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,8 +219,6 @@ class StripRow:
 
     label: str
     value: str
-    value_x: float
-    value_anchor: str
     y: float
     dots: tuple[float, ...]
     median: float
@@ -234,15 +248,12 @@ def draw_strips(plot: Strips) -> StripsDrawing:
     rows = []
     for index, strip in enumerate(plot.strips):
         median = scale.at(strip.median)
-        text = f"{significant(strip.median)}"
-        # Beside the label above the strip: there it meets no dot.
+        # Label and value stand above the strip, where they meet no dot.
         rows.append(
             StripRow(
-                label=_short(strip.label) if len(plot.strips) == 1 else strip.label[:44],
-                value=text,
-                value_x=right,
-                value_anchor="end",
-                y=_STRIPS_TOP + index * _STRIP_HEIGHT + 32,
+                label=_short(strip.label, _LONGEST_STRIP_LABEL),
+                value=significant(strip.median),
+                y=_STRIPS_TOP + index * _STRIP_HEIGHT + 34,
                 dots=tuple(scale.at(v) for v in strip.samples),
                 median=median,
                 predicted=None if strip.predicted is None else scale.at(strip.predicted),

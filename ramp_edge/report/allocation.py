@@ -73,7 +73,7 @@ def heat_map(build: BuildDocument) -> HeatMap | None:
     )
     return HeatMap(
         title="Type of every tensor",
-        description=f"{len(rows)} layers and {len(roles)} roles; darker means more bits per weight.",
+        description=f"{len(rows)} layers and {len(roles)} roles; the colours tell bits per weight, the legend below which.",
         above=tuple(above),
         columns=tuple(ROLE_NAMES.get(role, role.replace("_", " ")) for role in roles),
         rows=rows,

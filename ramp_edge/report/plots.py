@@ -21,6 +21,8 @@ _FONT = 13
 _LETTER = 0.61
 """Width of a letter as a share of the font size, on the wide side."""
 _GAP = 8
+_LABEL_ROOM = 98
+"""Right of the last point: the best candidates are the largest ones, and have the labels that matter."""
 _STRIP_HEIGHT, _STRIPS_TOP, _STRIPS_BOTTOM, _STRIPS_LEFT = 54, 6, 44, 8
 _LONGEST_LABEL, _LONGEST_STRIP_LABEL = 22, 38
 
@@ -108,7 +110,7 @@ def draw_scatter(plot: Scatter) -> ScatterDrawing:
     """Lay a scatter plot out."""
     left, right, top, bottom = _LEFT, WIDTH - _RIGHT, _TOP, _SCATTER_HEIGHT - _BOTTOM
     low, high = padded([p.x for p in plot.points], logarithmic=plot.x.logarithmic)
-    x = Scale(low=low, high=high, start=left + 6, end=right - 6, logarithmic=plot.x.logarithmic)
+    x = Scale(low=low, high=high, start=left + 6, end=right - _LABEL_ROOM, logarithmic=plot.x.logarithmic)
     reach = [v for p in plot.points for v in (p.y, p.y + (p.y_error or 0.0), max(p.y - (p.y_error or 0.0), p.y / 10))]
     low, high = padded(reach, logarithmic=plot.y.logarithmic)
     y = Scale(low=low, high=high, start=bottom, end=top, logarithmic=plot.y.logarithmic)
@@ -181,7 +183,7 @@ def _place(
     taken = [Box(left=m.x - 5, top=m.y - 5, right=m.x + 5, bottom=m.y + 5) for m in marks]
     labels = []
     for mark, text in wanted:
-        free = [(label, box) for label, box in _choices(mark, text) if _within(box, area) and not _meets(box, taken)]
+        free = [(label, box) for label, box in _choices(mark, text, corners=mark.measured) if _within(box, area) and not _meets(box, taken)]
         # Across the line rather than nowhere.
         free.sort(key=lambda choice: _meets(choice[1], rails))
         if free:
@@ -198,11 +200,12 @@ def _meets(box: Box, others: Sequence[Box]) -> bool:
     return any(box.meets(other) for other in others)
 
 
-def _choices(mark: Mark, text: str) -> list[tuple[PlacedLabel, Box]]:
-    """Right, left, above, below, then the corners."""
+def _choices(mark: Mark, text: str, *, corners: bool) -> list[tuple[PlacedLabel, Box]]:
+    """Right, left, above, below; the corners are further off, and another point might seem to be meant."""
     width, gap = len(text) * _FONT * _LETTER, _GAP + (2 if mark.chosen else 0)
     places = []
-    for across, down in ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (-1, -1), (1, 1), (-1, 1)):
+    sides = [(1, 0), (-1, 0), (0, -1), (0, 1)]
+    for across, down in (*sides, *([(1, -1), (-1, -1), (1, 1), (-1, 1)] if corners else [])):
         anchor = {1: "start", 0: "middle", -1: "end"}[across]
         x = mark.x + across * (gap if not down else 2)
         middle = mark.y + down * (gap + _FONT / 2)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from ramp_edge.emit.write import output_error
 from ramp_edge.errors import RampEdgeError, UsageError
 from ramp_edge.events import EventBus
 from ramp_edge.record_files import BENCH_FILE, BOARD_BENCH_FILES, BUILD_FILE, REPORT_FILE
@@ -66,7 +65,7 @@ def check_report_output(path: Path) -> None:
         with path.open("rb") as stream:
             ours = MARK.encode() in stream.read(_HEAD_BYTES)
     except OSError as error:
-        raise output_error(path, error) from error
+        raise _output_error(path, error) from error
     if not ours:
         raise UsageError(
             f"{path} was not written by ramp-edge report, which would overwrite it", hint="give another file"
@@ -80,10 +79,16 @@ def write_report(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
-        raise output_error(path, error) from error
+        raise _output_error(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+def _output_error(path: Path, error: OSError) -> RampEdgeError:
+    from ramp_edge.emit.write import output_error  # brings numpy, which no report needs
+
+    return output_error(path, error)
 
 
 FORMATS: dict[str, Callable[[Report], str]] = {

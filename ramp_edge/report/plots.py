@@ -183,7 +183,11 @@ def _place(
     taken = [Box(left=m.x - 5, top=m.y - 5, right=m.x + 5, bottom=m.y + 5) for m in marks]
     labels = []
     for mark, text in wanted:
-        free = [(label, box) for label, box in _choices(mark, text, corners=mark.measured) if _within(box, area) and not _meets(box, taken)]
+        free = [
+            (label, box)
+            for label, box in _choices(mark, text, corners=mark.measured)
+            if _within(box, area) and not _meets(box, taken)
+        ]
         # Across the line rather than nowhere.
         free.sort(key=lambda choice: _meets(choice[1], rails))
         if free:

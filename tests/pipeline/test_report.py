@@ -125,5 +125,5 @@ def test_another_record_of_the_folder_that_is_broken(out: Path) -> None:
 
 
 def test_no_build_reads_the_report_that_it_writes(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="report.html"):
+    with pytest.raises(UsageError, match=r"report\.html"):
         check_inputs(tmp_path, [("--calibration", tmp_path / "report.html")])

@@ -150,7 +150,7 @@ def bench_command(
             if record.target in paths:
                 typer.echo(f"  written     {paths[record.target]}")
         for report in reports:
-            typer.echo(f"  written     {report}")
+            typer.echo(f"  report      {report}")
     raise_failures(outcomes)
 
 

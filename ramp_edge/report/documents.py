@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from ramp_edge.plain import one_line
 
 _LONGEST_NAME = 120
-_LONGEST_TEXT = 2000
+_LONGEST_TEXT = 600
 
 
 def _cut(text: str, most: int) -> str:
@@ -30,7 +30,7 @@ def _prose(text: str) -> str:
 Name = Annotated[str, AfterValidator(_name)]
 """A name: one line, 120 characters."""
 Prose = Annotated[str, AfterValidator(_prose)]
-"""Sentences: line breaks become spaces, 2000 characters."""
+"""Sentences: line breaks become spaces, 600 characters."""
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]

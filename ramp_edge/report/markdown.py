@@ -17,7 +17,6 @@ from ramp_edge.report.view import (
     Scatter,
     Strips,
     Table,
-    Text,
     Tone,
 )
 
@@ -69,8 +68,6 @@ def _block(block: Block) -> list[str]:
         return []  # their tables follow
     if isinstance(block, Facts):
         return [*(f"- {escape(item.label)}: {escape(item.text)}" for item in block.items), ""]
-    if isinstance(block, Text):
-        return [escape(block.text), ""]
     if isinstance(block, Commands):
         return ["```console", *(f"$ {line}" for line in block.lines), "```", ""]
     if isinstance(block, Quotes):

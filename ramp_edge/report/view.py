@@ -216,14 +216,6 @@ class Facts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Text:
-    """A paragraph."""
-
-    kind: ClassVar[str] = "text"
-    text: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Commands:
     """Command lines to copy."""
 
@@ -257,7 +249,7 @@ class Notes:
     items: tuple[str, ...]
 
 
-Block = Figures | Table | MemoryBar | HeatMap | Scatter | Strips | Facts | Text | Commands | Quotes | Notes
+Block = Figures | Table | MemoryBar | HeatMap | Scatter | Strips | Facts | Commands | Quotes | Notes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -158,8 +158,10 @@ def _draw_reports(records: Sequence[Path], events: EventBus) -> list[Path]:
     """One report for each folder, after all boards: they share it."""
     from ramp_edge.pipeline.report import draw_beside, report_path
 
-    firsts = {report_path(record): record for record in reversed(records)}
-    return [path for record in reversed(firsts.values()) if (path := draw_beside(record, events)) is not None]
+    firsts: dict[Path, Path] = {}
+    for record in records:
+        firsts.setdefault(report_path(record), record)
+    return [path for record in firsts.values() if (path := draw_beside(record, events)) is not None]
 
 
 def _record_paths(model: Path, output: Path | None, specs: Sequence[TargetSpec]) -> dict[str, Path]:

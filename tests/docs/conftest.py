@@ -24,8 +24,11 @@ _TARGETS = """\
 targets:
   board: {{host: "{user}@127.0.0.1:{port}", profile: x86-avx512-32gb, folder: board}}
   kitchen-pi: {{host: "{user}@127.0.0.1:{port}", profile: raspberry-pi-5-8gb, folder: kitchen, tags: [lab]}}
+"""
+_NEW_BOARD = """\
   new-pi: {{host: "{user}@localhost:{port}", profile: raspberry-pi-5-8gb}}
 """
+"""Its host key is on no record: only where a page shows the error."""
 
 
 def _module(name: str, path: Path) -> ModuleType:
@@ -103,7 +106,9 @@ def world(
         ):
             done = made.run(args)
             assert done.code == 0, done.stderr
-        (root / "targets.yaml").write_text(_TARGETS.format(user=server.user, port=server.port))
+        targets = _TARGETS.format(user=server.user, port=server.port)
+        (root / "targets.yaml").write_text(targets)
+        (root / "more-targets.yaml").write_text(targets + _NEW_BOARD.format(user=server.user, port=server.port))
         patch.setenv("RAMP_EDGE_TARGETS", str(root / "targets.yaml"))
         for target in ("board", "kitchen-pi", server.address):
             for build in ("out-small", "out"):  # two releases, so that there is one to roll back to
@@ -125,14 +130,16 @@ def world(
                 "--runtime",
                 str(llama_bin),
                 "-o",
-                "other-bench.json",
+                "kitchen.json",
             ],
             ["gate", "init", "out", "-o", "budgets.yaml"],
         ):
             done = made.run(command)
             assert done.code == 0, done.stderr
-        (root / "other-bench.html").unlink()
-        shutil.copytree(root / "out", root / "baseline")
+        (root / "kitchen.html").unlink()
+        shutil.copy(root / "kitchen.json", root / "desk.json")
+        for copy in ("baseline", "my-model"):
+            shutil.copytree(root / "out", root / copy)
         yield made
 
 

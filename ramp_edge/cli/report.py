@@ -54,6 +54,7 @@ def report_command(
     if path is None and form == "html":
         path = report_path(records[0]) if len(records) == 1 else COMPARISON_FILE
     if path is not None:
+        _check_no_record(path, records)
         if form == "html":
             check_report_output(path)
         write_report(path, FORMATS[form](report))
@@ -63,6 +64,15 @@ def report_command(
         typer.echo(FORMATS[form](report), nl=False)
     else:
         typer.echo("\n".join((*verdict_lines(report), "", f"  written     {path}")))
+
+
+def _check_no_record(path: Path, records: list[Path]) -> None:
+    """Raise UsageError where the report would replace what it is drawn from."""
+    from ramp_edge.record_files import record_paths
+
+    for file in (file for record in records for file in record_paths(record)):
+        if path.exists() and path.samefile(file):
+            raise UsageError(f"-o {path} is a record that the report is drawn from", hint="give another file with -o")
 
 
 def verdict_lines(report: Report) -> list[str]:

@@ -64,6 +64,11 @@ def test_other_formats_go_to_stdout_or_a_file(ramp_edge_cli: Run, out: Path, tmp
         (["out/eval.json"], 2, "eval.json is a task evaluation"),
         (["out", "-o", "mine.html"], 2, "mine.html was not written by ramp-edge report"),
         (["out", "-o", "out"], 2, "out is a folder"),
+        (
+            ["out", "--format", "json", "-o", "out/build.json"],
+            2,
+            "out/build.json is a record that the report is drawn from",
+        ),
         (["out", "-o", "no/such/folder.html"], 13, "cannot write no/such/folder.html"),
         ([], 2, ""),
     ],

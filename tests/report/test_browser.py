@@ -96,7 +96,7 @@ def visit(browser: Any) -> Iterator[Callable[..., tuple[Any, list[str]]]]:
 
 @pytest.fixture(scope="module")
 def reports(
-    tiny_build: Path, llama_bin: Path, ramp_edge_cli: Callable[..., subprocess.CompletedProcess[str]],
+    chromium: str, tiny_build: Path, llama_bin: Path, ramp_edge_cli: Callable[..., subprocess.CompletedProcess[str]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Path]:  # fmt: skip
     """A build and its bench made here, the embedded model's records, a comparison, boards, and a page of hostile names."""

@@ -79,9 +79,10 @@ def _block(block: Block) -> list[str]:
 
 
 def _figures(block: Figures) -> list[str]:
-    rows = [
-        [item.label, " ".join(filter(None, (item.text, item.unit, item.spread))), item.note] for item in block.items
-    ]
+    rows = []
+    for item in block.items:
+        spread = item.spread if item.spread.startswith("±") or not item.spread else f"({item.spread})"
+        rows.append([item.label, " ".join(filter(None, (item.text, item.unit, spread))), item.note])
     return _rows(["", "Value", ""], [False, True, False], rows)
 
 

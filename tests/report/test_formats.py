@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
 
+from ramp_edge import __version__
 from ramp_edge.report.as_json import SCHEMA_VERSION, report_json
 from ramp_edge.report.compose import report_of
 from ramp_edge.report.markdown import escape, report_markdown
 
 from .conftest import ASSETS, HOSTILE, MINIMAL
 
+GOLDEN = Path(__file__).parent / "golden" / "build.md"
 CASES = {
     "build": [ASSETS / "new"],
     "bench": [ASSETS / "unstable.json"],
@@ -45,6 +48,15 @@ def test_markdown_has_the_verdict_and_every_section(paths: list[Path]) -> None:
         assert text.replace("&", "&amp;") in plain
     for figure in report.figures.items:
         assert figure.text in plain
+
+
+def test_the_markdown_is_the_golden_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RAMP_EDGE_UPDATE_GOLDEN=1 writes it anew; read the difference before you commit it."""
+    monkeypatch.chdir(ASSETS)
+    text = report_markdown(report_of([Path("new")])).replace(f"ramp-edge {__version__}", "ramp-edge VERSION")
+    if os.environ.get("RAMP_EDGE_UPDATE_GOLDEN"):
+        GOLDEN.write_text(text, encoding="utf-8")
+    assert text == GOLDEN.read_text(encoding="utf-8")
 
 
 def test_tables_stay_tables() -> None:

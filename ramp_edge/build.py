@@ -40,6 +40,7 @@ from ramp_edge.pipeline.output_folder import (
     claimed,
 )
 from ramp_edge.pipeline.record import BuildRecord, CandidateRecord, TensorRecord, record_json, to_plain, versions
+from ramp_edge.pipeline.report import draw_beside
 from ramp_edge.pipeline.request import EFFORTS, BuildRequest
 from ramp_edge.pipeline.texts import cut_texts, read_texts
 from ramp_edge.pipeline.verification import verify_file, verify_stock_file
@@ -130,6 +131,7 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
         record = dataclasses.replace(record, continuation=sample, stage_seconds=dict(events.stage_seconds))
         _publish(request.output, winner.path, record)
         workspace.remove()
+        draw_beside(request.output / RECORD_FILE, events)
         return record
 
 
@@ -216,6 +218,7 @@ def _record(
                 codec="feedback",
                 file_bytes=problem.file_bytes(p.types),
                 predicted_kl=p.predicted_kl,
+                predicted_decode_tok_s=1.0 / problem.seconds(p.types),
                 evaluation=None,
                 chosen=p is plan,
                 folded=p.folded,

@@ -205,7 +205,7 @@ def tiny_build(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Quick tests first: a plain mistake shows within the first minute, whatever the random order."""
-    items.sort(key=lambda item: any(item.get_closest_marker(name) for name in ("slow", "hf", "arm")))
+    items.sort(key=lambda item: any(item.get_closest_marker(name) for name in ("slow", "hf", "arm", "browser")))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -62,3 +62,4 @@ def test_the_wheel_builds_its_embedded_model(installed: Path, tmp_path: Path) ->
     assert record["device"]["name"] == "raspberry-pi-5-8gb"
     assert record["file_bytes"] == (tmp_path / "out" / "model.gguf").stat().st_size
     assert record["evaluation"]["divergence"]["mean_kl"] < 0.02  # measured 0.0060
+    assert record["file_sha256"] in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")

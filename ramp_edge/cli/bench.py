@@ -133,6 +133,9 @@ def bench_command(
 
     with attached(progress) as events:
         outcomes = on_all(specs, measure, events)
+        reports = _draw_reports(
+            [paths[o.spec.name] for o in outcomes if o.value is not None and o.spec.name in paths], events
+        )
     records = [outcome.value for outcome in outcomes if outcome.value is not None]
     if as_json:
         documents = [bench_json(record).rstrip("\n") for record in records]
@@ -146,7 +149,19 @@ def bench_command(
         for record in records:
             if record.target in paths:
                 typer.echo(f"  written     {paths[record.target]}")
+        for report in reports:
+            typer.echo(f"  report      {report}")
     raise_failures(outcomes)
+
+
+def _draw_reports(records: Sequence[Path], events: EventBus) -> list[Path]:
+    """One report for each folder, after all boards: they share it."""
+    from ramp_edge.pipeline.report import draw_beside, report_path
+
+    firsts: dict[Path, Path] = {}
+    for record in records:
+        firsts.setdefault(report_path(record), record)
+    return [path for record in firsts.values() if (path := draw_beside(record, events)) is not None]
 
 
 def _record_paths(model: Path, output: Path | None, specs: Sequence[TargetSpec]) -> dict[str, Path]:

@@ -37,7 +37,9 @@ def build_command(
         str,
         typer.Option("--device", "-d", help="Profile name, family, or path of a profile.", envvar="RAMP_EDGE_DEVICE"),
     ] = "",
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for model.gguf and build.json.")] = Path("out"),
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder for model.gguf, build.json and report.html.")
+    ] = Path("out"),
     ctx: Annotated[int | None, typer.Option(help="Context length in tokens.", show_default="the profile's")] = None,
     kv_type: Annotated[
         str | None, typer.Option(help="KV cache type: F16, Q8_0, Q5_1, Q4_0 ...", show_default="the profile's")

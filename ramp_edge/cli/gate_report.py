@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ramp_edge.gate.plain import one_line
 from ramp_edge.gate.verdict import GateResult, SubjectResult, Verdict
 from ramp_edge.gate.view import COLUMNS, heading, row, sources
+from ramp_edge.plain import one_line
 
 
 def print_gate(result: GateResult) -> None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from ramp_edge.pipeline.record import BuildRecord, CandidateRecord, FoldingRecord
+from ramp_edge.record_files import REPORT_FILE
 from ramp_edge.records import EvaluationResult
 from ramp_edge.units import human_bytes, human_seconds
 
@@ -45,6 +46,8 @@ def summary_lines(record: BuildRecord, output: Path) -> list[str]:
         lines.append("  next        run the same command without --dry-run")
     else:
         lines.append(f"  written     {output / 'model.gguf'} and {output / 'build.json'}")
+        if (output / REPORT_FILE).is_file():  # drawing it may have failed
+            lines.append(f"  report      {output / REPORT_FILE}")
         lines.append(f'  next        ramp-edge run {shlex.quote(str(output))} -p "Once upon a time"')
     return lines
 

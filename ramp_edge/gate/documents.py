@@ -5,28 +5,21 @@ Only the parts that a rule can speak of are read, and those strictly: a number t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ramp_edge.errors import UsageError
-from ramp_edge.gate.plain import one_line
+from ramp_edge.plain import one_line
+from ramp_edge.record_files import RecordFile, RecordKind, open_record, record_paths
 
-BUILD_VERSION = 1
-BENCH_VERSION = 1
-TASKS_VERSION = 1
-BUILD_FILE, BENCH_FILE = "build.json", "bench.json"
-BOARD_BENCH_FILES = "bench-*.json"
-"""Of a bench of several boards at once."""
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Text = Annotated[str, AfterValidator(one_line)]
-_MOST_BYTES = 1 << 28
 
 
 class _Part(BaseModel):
@@ -260,11 +253,11 @@ class TasksDocument(_Part):
 
 
 Document = BuildDocument | BenchDocument | TasksDocument
-_KINDS: tuple[tuple[set[str], type[Document], int, str], ...] = (
-    ({"tensors", "file_bytes"}, BuildDocument, BUILD_VERSION, "a build record"),
-    ({"facts_before", "models"}, BenchDocument, BENCH_VERSION, "a bench record"),
-    ({"tasks", "average"}, TasksDocument, TASKS_VERSION, "a task evaluation"),
-)
+_KINDS: dict[RecordKind, type[Document]] = {
+    RecordKind.BUILD: BuildDocument,
+    RecordKind.BENCH: BenchDocument,
+    RecordKind.TASKS: TasksDocument,
+}
 _HINT = (
     "give a build folder, its build.json, a bench.json, or the JSON of `ramp-edge eval --tasks --json`, "
     "each of this version of ramp-edge"
@@ -281,11 +274,17 @@ class Record:
 
 def read_records(paths: Sequence[Path]) -> tuple[Record, ...]:
     """Read files, and of folders their build.json and every bench.json. Raises UsageError that names every unreadable one."""
+    files: list[Path] = []
     records: list[Record] = []
     problems: list[str] = []
-    for file in dict.fromkeys(file for path in paths for file in _files(path, problems)):
+    for path in paths:
         try:
-            records.append(Record(path=file, document=_read(file)))
+            files.extend(record_paths(path))
+        except ValueError as error:
+            problems.append(str(error))
+    for file in dict.fromkeys(files):
+        try:
+            records.append(Record(path=file, document=_document(open_record(file))))
         except ValueError as error:
             problems.append(str(error))
     if problems:
@@ -293,36 +292,11 @@ def read_records(paths: Sequence[Path]) -> tuple[Record, ...]:
     return tuple(records)
 
 
-def _files(path: Path, problems: list[str]) -> tuple[Path, ...]:
-    if not path.is_dir():
-        return (path,)
-    files = (path / BUILD_FILE, path / BENCH_FILE, *sorted(path.glob(BOARD_BENCH_FILES)))
-    found = tuple(file for file in files if file.is_file())
-    if not found:
-        problems.append(f"{path} holds neither {BUILD_FILE} nor {BENCH_FILE}")
-    return found
-
-
-def _read(path: Path) -> Document:
+def _document(record: RecordFile) -> Document:
     """Raises ValueError that names the file and the field."""
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ValueError(f"{path}: {path.stat().st_size} bytes are too many for a record")
-        data: Any = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    for keys, kind, version, name in _KINDS:
-        if isinstance(data, dict) and keys <= data.keys():
-            if data.get("schema_version") != version:
-                raise ValueError(
-                    f"{path}: {name} of schema version {data.get('schema_version')!r}, this ramp-edge reads {version}"
-                )
-            try:
-                return kind.model_validate(data)
-            except ValidationError as error:
-                first = error.errors(include_url=False, include_input=False)[0]
-                place = one_line(".".join(map(str, first["loc"])))
-                raise ValueError(f"{path} is no whole record: {place}: {first['msg'].lower()}") from None
-    raise ValueError(f"{path} is no record of a build, a bench or a task evaluation")
+        return _KINDS[record.kind].model_validate(record.data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = one_line(".".join(map(str, first["loc"])))
+        raise ValueError(f"{record.path} is no whole record: {place}: {first['msg'].lower()}") from None

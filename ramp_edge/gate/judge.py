@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from ramp_edge.errors import GateUndecidedError
 from ramp_edge.gate.budget_file import Budget
 from ramp_edge.gate.metrics import HOW_TO_MEASURE, Better, Metric, Source
-from ramp_edge.gate.plain import one_line
 from ramp_edge.gate.rules import Limit, Regression, Rule, Skip
 from ramp_edge.gate.subject import Measurement, Subject, nothing_of, same_device, unlike_conditions, unlike_models
 from ramp_edge.gate.values import format_apart, format_value, percent
 from ramp_edge.gate.verdict import GateResult, Judgement, SubjectResult, Verdict
+from ramp_edge.plain import one_line
 
 _WORDS = {"<=": "allows at most", "<": "wants less than", ">=": "wants at least", ">": "wants more than"}
 _NEAR = 0.85

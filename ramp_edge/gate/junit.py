@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
-from ramp_edge.gate.plain import one_line
 from ramp_edge.gate.rules import Limit
 from ramp_edge.gate.verdict import GateResult, Judgement, SubjectResult, Verdict
 from ramp_edge.gate.view import heading, row, sources
+from ramp_edge.plain import one_line
 
 
 def junit_xml(result: GateResult) -> str:

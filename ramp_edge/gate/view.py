@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ramp_edge.gate.plain import one_line
 from ramp_edge.gate.rules import Limit, Regression
 from ramp_edge.gate.values import format_apart, format_value, percent
 from ramp_edge.gate.verdict import Judgement, SubjectResult
+from ramp_edge.plain import one_line
 from ramp_edge.units import human_bytes
 
 COLUMNS = ("Metric", "Value", "Limit", "Headroom", "Verdict")

@@ -1,6 +1,6 @@
 """The folder of a build: what it may replace there, and that one build at a time writes to it.
 
-A build replaces `model.gguf` and `build.json` of an earlier build and nothing else: no file that it reads, and no file that
+A build replaces `model.gguf`, `build.json` and `report.html` of an earlier build and nothing else: no file that it reads, and no file that
 ramp-edge did not write. The lock is the kernel's (`flock`), so that of a dead process never blocks; where there is none
 (Windows, some network file systems) builds are not kept apart.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 from ramp_edge.emit.write import output_error
 from ramp_edge.errors import OutputError, UsageError
 from ramp_edge.pipeline.workspace import FOLDER, LOCK_FILE, holds_work
+from ramp_edge.record_files import REPORT_FILE
 
 try:
     import fcntl
@@ -67,7 +68,7 @@ def check_inputs(output: Path, inputs: Iterable[tuple[str, Path]]) -> None:
     """Raise UsageError where writing to `output` would destroy a file that the build reads (`inputs`: what it is, path)."""
     work = (output / FOLDER).resolve()
     for what, path in inputs:
-        for name in (MODEL_FILE, RECORD_FILE):
+        for name in (MODEL_FILE, RECORD_FILE, REPORT_FILE):
             if _same(path, output / name):
                 raise UsageError(
                     f"the build would overwrite {what} {path} with its own {name} in -o {output}",

@@ -37,6 +37,8 @@ class CandidateRecord:
     evaluation: EvaluationResult | None
     chosen: bool
     folded: bool = False
+    predicted_decode_tok_s: float | None = None
+    """By the device profile, at half of the context."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

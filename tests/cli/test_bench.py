@@ -182,6 +182,9 @@ def test_a_build_folder_gets_its_record(tiny_gguf: Path, llama_bin: Path, tmp_pa
     assert "speed on local" in done.stderr and "speed on local" not in done.stdout
     record = read_bench(out / "bench.json")
     assert record.models[0].label == "out" and record.target == "local"
+    assert f"report      {out / 'report.html'}" in done.stdout
+    drawn = (out / "report.html").read_text(encoding="utf-8")
+    assert f"{record.models[0].decode[0].median_tok_s:.0f}" in drawn
     # Again, as JSON and elsewhere: stdout is the document alone.
     elsewhere = tmp_path / "b.json"
     done = cli(*args, "--no-perplexity", "--json", "-o", elsewhere, home=tmp_path / "home")
@@ -189,6 +192,8 @@ def test_a_build_folder_gets_its_record(tiny_gguf: Path, llama_bin: Path, tmp_pa
     assert json.loads(done.stdout) == json.loads(elsewhere.read_text())
     assert read_bench(elsewhere).models[0].perplexity is None
     assert read_bench(out / "bench.json") == record
+    assert (tmp_path / "b.html").is_file()
+    assert (out / "report.html").read_text(encoding="utf-8") == drawn
 
 
 def test_a_file_that_is_not_ours_stays(tiny_gguf: Path, tmp_path: Path) -> None:
@@ -223,6 +228,8 @@ def test_several_boards_give_one_table_and_a_record_each(tiny_gguf: Path, llama_
         assert f"{record.models[0].decode[0].median_tok_s:.4g}" in rows[name]
     assert "failed" in rows["away"]
     assert not (out / "bench-away.json").exists()
+    drawn = (out / "report.html").read_text(encoding="utf-8")
+    assert "Boards side by side" in drawn and "The board: first" in drawn and "The board: second" in drawn
 
     refused = cli(out, "--target", "lab", "-o", tmp_path / "x.json", home=tmp_path, RAMP_EDGE_TARGETS=str(targets))
     assert refused.returncode == 2

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from ramp_edge.cli import tasks_report
 from ramp_edge.device import bench_records
 from ramp_edge.evaluate.tasks.definitions import TASKS as TASK_DEFINITIONS
-from ramp_edge.gate import documents
 from ramp_edge.gate.metrics import ALIASES, METRICS, TASKS, Source, at_depth, find_metric
 from ramp_edge.pipeline import record
+from ramp_edge.record_files import SCHEMA_VERSIONS, RecordKind
 
 
 def test_the_versions_are_those_that_are_written() -> None:
-    assert documents.BUILD_VERSION == record.SCHEMA_VERSION
-    assert documents.BENCH_VERSION == bench_records.SCHEMA_VERSION
-    assert documents.TASKS_VERSION == tasks_report.SCHEMA_VERSION
+    assert SCHEMA_VERSIONS[RecordKind.BUILD] == record.SCHEMA_VERSION
+    assert SCHEMA_VERSIONS[RecordKind.BENCH] == bench_records.SCHEMA_VERSION
+    assert SCHEMA_VERSIONS[RecordKind.TASKS] == tasks_report.SCHEMA_VERSION
 
 
 def test_the_tasks_are_those_that_are_evaluated() -> None:

@@ -18,9 +18,9 @@ from ramp_edge.gate.as_json import gate_json
 from ramp_edge.gate.github import annotation, annotation_lines
 from ramp_edge.gate.junit import junit_xml
 from ramp_edge.gate.markdown import MARKER, gate_markdown
-from ramp_edge.gate.plain import one_line
 from ramp_edge.gate.run import gate_files
 from ramp_edge.gate.verdict import GateResult
+from ramp_edge.plain import one_line
 
 ASSETS = Path(__file__).parent / "assets"
 HOSTILE = (

@@ -34,7 +34,7 @@ Make = Callable[..., BuildRequest]
 def test_build_writes_the_planned_file(tiny_request: Make, tiny_gguf: Path, tmp_path: Path) -> None:
     record = build(tiny_request(), EventBus())
     out = tmp_path / "out"
-    assert sorted(p.name for p in out.iterdir()) == ["build.json", "model.gguf"]
+    assert sorted(p.name for p in out.iterdir()) == ["build.json", "model.gguf", "report.html"]
     assert record.file_bytes == (out / "model.gguf").stat().st_size
     assert record.file_sha256 == file_sha256(out / "model.gguf")
     emitted = GgufTensors(out / "model.gguf")

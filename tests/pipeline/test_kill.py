@@ -62,5 +62,5 @@ def test_killed_and_resumed(tiny_gguf: Path, whole_sha256: str, tmp_path: Path, 
     resumed = _run(tiny_gguf, out, cache, "never", 0, resume=True)
     assert resumed.returncode == 0, resumed.stderr
     assert resumed.stdout.strip() == whole_sha256
-    assert sorted(p.name for p in out.iterdir()) == ["build.json", "model.gguf"]
+    assert sorted(p.name for p in out.iterdir()) == ["build.json", "model.gguf", "report.html"]
     assert json.loads((out / "build.json").read_text())["file_sha256"] == whole_sha256

@@ -108,7 +108,7 @@ def test_an_earlier_build_is_replaced(tiny_request: Make, tmp_path: Path) -> Non
     first = build(tiny_request(), EventBus())
     second = build(tiny_request(target_bpw=6.0), EventBus())
     assert first.file_sha256 != second.file_sha256
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["build.json", "model.gguf"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["build.json", "model.gguf", "report.html"]
 
 
 def test_a_build_stopped_while_publishing_is_an_earlier_build(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_finished_work_is_kept_for_resuming(tiny_request: Make, tmp_path: Path) 
         build(tiny_request(target_size_bytes=1000), EventBus())
     assert (work / "candidate-0.gguf").exists()
     build(tiny_request(resume=True), stopping_at("write"))  # the candidate is not written again
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["build.json", "model.gguf"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["build.json", "model.gguf", "report.html"]
 
 
 HOLDER = """
@@ -200,4 +200,4 @@ def test_a_second_build_into_the_folder_is_told_who_is_first(tiny_request: Make,
         assert (out / ".ramp-edge-build" / "lock").read_text() == str(os.getpid())
     assert candidate.exists(), "work of a killed build is kept"
     build(tiny_request(), EventBus())
-    assert sorted(p.name for p in out.iterdir()) == ["build.json", "model.gguf"]
+    assert sorted(p.name for p in out.iterdir()) == ["build.json", "model.gguf", "report.html"]

@@ -12,6 +12,7 @@ from ramp_edge.report.allocation import allocation_section
 from ramp_edge.report.build_verdict import preset_name
 from ramp_edge.report.commands import build_command_lines
 from ramp_edge.report.documents import BuildDocument, CandidatePart, EvaluationPart
+from ramp_edge.report.folding import folding_section
 from ramp_edge.report.numbers import NATS, TOK_S, kl_text, percent, ppl_text, share_text, significant
 from ramp_edge.report.view import (
     Axis,
@@ -106,7 +107,9 @@ def candidate_series(origin: str) -> Series:
 
 
 def candidate_label(candidate: CandidatePart) -> str:
-    """Short name with the codec where it is llama.cpp's."""
+    """Short name with the codec where it is llama.cpp's, and whether the model was folded."""
+    if candidate.folded:
+        return f"{candidate_label(candidate.model_copy(update={'folded': False}))}, folded"
     name = candidate.origin.removeprefix("preset:").removeprefix("uniform:")
     if candidate.codec == "stock":
         return f"stock {name}"
@@ -259,7 +262,10 @@ def quality_section(build: BuildDocument) -> Section | None:
 
 def feedback_section(build: BuildDocument) -> Section | None:
     """The same types by ramp-edge's quantizer and by llama.cpp's, where the build measured both."""
-    ours = {c.origin: c for c in build.candidates if c.codec == "feedback" and measured_kl(c) is not None}
+    # A folded file differs in more than rounding.
+    ours = {
+        c.origin: c for c in build.candidates if c.codec == "feedback" and not c.folded and measured_kl(c) is not None
+    }
     stock = {c.origin: c for c in build.candidates if c.codec == "stock" and measured_kl(c)}
     rows = []
     for origin in sorted(ours.keys() & stock.keys()):
@@ -398,6 +404,7 @@ BUILD_SECTIONS: tuple[Callable[[BuildDocument], Section | None], ...] = (
     candidates_section,
     quality_section,
     feedback_section,
+    folding_section,
     sample_section,
 )
 """In the order of the page; what was measured on boards follows, then the two below."""

@@ -144,6 +144,27 @@ class CandidatePart(_Part):
     predicted_decode_tok_s: Positive | None = None
     evaluation: EvaluationPart | None
     chosen: bool
+    folded: bool = False
+
+
+class FoldGroupPart(_Part):
+    """What folding did with one group of channels."""
+
+    group: Name
+    kept: bool
+    reason: Prose
+    kl_before: float | None = None
+    kl_after: float | None = None
+    kl_noise: NotNegative | None = None
+
+
+class FoldingPart(_Part):
+    """What folding tried, kept and gained."""
+
+    groups_tried: Count
+    groups_kept: Count
+    reordered: bool
+    groups: list[FoldGroupPart]
 
 
 class TensorPart(_Part):
@@ -205,6 +226,7 @@ class BuildDocument(_Part):
     continuation: ContinuationPart | None
     warnings: list[Prose]
     stage_seconds: dict[Name, NotNegative] = {}
+    folding: FoldingPart | None = None
 
 
 class SpeedPart(_Part):

@@ -146,6 +146,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     add("--preset", action="append", help=f"default {', '.join(PRESETS)}")
     add("--embedding-type", action="append", help=f"also each preset with these; default {', '.join(EMBEDDING_TYPES)}")
     add("--ablate", action="append", help=f"presets at whose bytes parts are taken out; default {', '.join(ABLATED)}")
+    add("--part", action="append", help="parts to take out; default all: " + ", ".join(p.name for p in ours.PARTS))
     add("--knapsack", action="append", help=f"presets for the imatrix knapsack; default {', '.join(KNAPSACKED)}")
     add("--autoround", type=Path, metavar="PYTHON", help="interpreter of an environment that has auto-round")
     add("--autoround-iterations", type=int, default=200)
@@ -191,7 +192,8 @@ def main(argv: list[str] | None = None) -> int:
     timed = list(files)
     types = [parse_type(name) for name in options.embedding_type or EMBEDDING_TYPES]
     files += rivals.with_embedding(tools, compiler, imatrix, list(at), types, workshop)
-    files += ours.ablations(compiler, {name: at[name] for name in middle})
+    parts = tuple(p for p in ours.PARTS if options.part is None or p.name in options.part)
+    files += ours.ablations(compiler, {name: at[name] for name in middle}, parts)
 
     rows = score(options, tools, workshop, files)
     speeds = measure_speed(tools, timed, options.bench_rounds, workshop)

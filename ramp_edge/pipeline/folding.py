@@ -149,38 +149,48 @@ class Folding:
             return GroupOutcome(
                 group=RESIDUAL, kept=False, reason=f"{width} channels are no whole blocks of {BLOCK_COLS}"
             )
-        sites = {t.name: costs.site(t) for t in costs.inventory.quantizable}
-        readers = {n: s for n, s in sites.items() if s is not None and reordered(s) and not types[n].is_float}
+        readers: dict[str, list[str]] = {}
+        for tensor in costs.inventory.quantizable:
+            site = costs.site(tensor)
+            if site is not None and reordered(site) and not types[tensor.name].is_float:
+                readers.setdefault(site, []).append(tensor.name)
         if not readers:
             return GroupOutcome(group=RESIDUAL, kept=False, reason="nothing that reads it is quantized")
-        stage_name, total = "order channels", len(readers) + 1
-        with self._events.stage(stage_name, total=total, unit="matrices") as stage, batch_workers() as pool:
-            plain = {site: costs.basis(site, None) for site in dict.fromkeys(readers.values())}
-            samples = {name: costs.sample(name) for name in readers}
-            order = search_order([self._view(samples[n], types[n], plain[s]) for n, s in readers.items()])
+        with self._events.stage("order channels", total=2 * len(readers) + 1, unit="sites") as stage:
+            views = []
+            for site, names in readers.items():
+                price = costs.basis(site, None).factor.price()
+                views += [self._view(costs.sample(name), types[name], price) for name in names]
+                stage.advance()
+            order = search_order(views)
             stage.advance()
-            ordered = {site: costs.basis(site, order) for site in plain}
 
-            def one(name: str) -> dict[QuantType, Ratio]:
-                sample, site = samples[name], readers[name]
-                # What is in no group is measured in all its types here.
-                wanted = (types[name],) if sample.tensor.layer is not None else costs.types(name)
-                return {
-                    t: paired_ratio(self._source(sample, t, plain[site]), costs.weight_costs(sample, t, ordered[site]))
-                    for t in wanted
-                }
+            def one(site: str) -> dict[str, dict[QuantType, Ratio]]:
+                # Factors are large: one site's at a time for each core.
+                plain, ordered = costs.basis(site, None), costs.basis(site, order)
+                found = {}
+                for name in readers[site]:
+                    sample = costs.sample(name)
+                    # What is in no group is measured in all its types here.
+                    wanted = (types[name],) if sample.tensor.layer is not None else costs.types(name)
+                    found[name] = {
+                        t: paired_ratio(self._source(sample, t, plain), costs.weight_costs(sample, t, ordered))
+                        for t in wanted
+                    }
+                return found
 
             ratios: dict[str, dict[QuantType, Ratio]] = {}
-            for name, found in zip(readers, pool.map(one, readers), strict=True):
-                ratios[name] = found
-                stage.advance()
-        kl = {name: costs.weight_kl(name, types[name]) for name in readers}
-        own = {name: ratios[name][types[name]] for name in readers}
+            with batch_workers() as pool:
+                for found in pool.map(one, readers):
+                    ratios.update(found)
+                    stage.advance()
+        kl = {name: costs.weight_kl(name, types[name]) for name in ratios}
+        own = {name: ratios[name][types[name]] for name in ratios}
         outcome = self._outcome(
             RESIDUAL,
             sum(kl.values()),
-            sum(kl[name] * own[name].value for name in readers),
-            math.sqrt(sum((kl[name] * own[name].noise) ** 2 for name in readers)),
+            sum(kl[name] * own[name].value for name in ratios),
+            math.sqrt(sum((kl[name] * own[name].noise) ** 2 for name in ratios)),
             None,
         )
         if outcome.kept:
@@ -188,12 +198,12 @@ class Folding:
             self._weights = {name: {t: r.value for t, r in row.items()} for name, row in ratios.items()}
         return outcome
 
-    def _view(self, sample: Sample, quant_type: QuantType, basis: Basis) -> OrderView:
+    def _view(self, sample: Sample, quant_type: QuantType, price: Float32) -> OrderView:
         step = 1 if sample.tensor.layer is None else max(1, len(sample.rows) // ORDER_ROWS)
         return OrderView(
             rows=sample.rows[::step],
             row_weights=sample.row_weights[::step],
-            price=basis.factor.price(),
+            price=price,
             kl=self._costs.weight_kl(sample.name, quant_type),
         )
 

@@ -251,6 +251,15 @@ class ErrorTable:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFeatures:
+    """The policy's features of every quantizable tensor, in execution order (`calibrate/features.py` defines them)."""
+
+    names: tuple[str, ...]
+    values: npt.NDArray[np.float32]
+    """[n_tensors, 11]"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Perplexity:
     """exp(mean negative log-likelihood) over scored tokens, as llama-perplexity defines it."""
 

@@ -48,6 +48,7 @@ DOORS = {
     "platformdirs": ("shipped.py",),
     "gguf": ("codec/", "model/"),
     "numba": ("quantize/fitting.py",),
+    "gymnasium": ("allocate/environment.py",),
     "torch": ("calibrate/", "quantize/", "evaluate/", "build.py", "pipeline/", "cli/build.py"),
 }
 """Third-party package -> the only places that may import it."""
@@ -144,7 +145,7 @@ def test_library_code_never_prints() -> None:
     assert not calls
 
 
-HEAVY = ("torch", "llama_cpp", "transformers", "numba", "paramiko")
+HEAVY = ("torch", "llama_cpp", "transformers", "numba", "paramiko", "gymnasium")
 _HELP = """
 import sys
 from ramp_edge.cli.main import app

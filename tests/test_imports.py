@@ -30,6 +30,7 @@ RANK = {
     "data": 0,
     **dict.fromkeys(STAGES, 3),
     "pipeline": 4,
+    "train": 4,
     "build": 5,
     "cli": 6,
     "__main__": 7,
@@ -49,7 +50,8 @@ DOORS = {
     "gguf": ("codec/", "model/"),
     "numba": ("quantize/fitting.py",),
     "gymnasium": ("allocate/environment.py",),
-    "torch": ("calibrate/", "quantize/", "evaluate/", "build.py", "pipeline/", "cli/build.py"),
+    "torch": ("calibrate/", "quantize/", "evaluate/", "build.py", "pipeline/", "cli/build.py", "train/"),
+    "tensorboard": ("cli/train.py",),
 }
 """Third-party package -> the only places that may import it."""
 
@@ -171,6 +173,7 @@ print("HEAVY", [name for name in {heavy!r} if name in sys.modules])
         ["probe", "--help"],
         ["deploy", "--help"],
         ["targets", "check", "--help"],
+        ["train", "--help"],
     ],
     ids=" ".join,
 )

@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from ramp_edge.allocate.cases import Task
 from ramp_edge.allocate.episode import N_STATE, Episodes, stack
-from ramp_edge.allocate.reference import Reference, reference_of
+from ramp_edge.allocate.reference import reference_of
 from ramp_edge.allocate.reward import RewardWeights
-from ramp_edge.allocate.scoring import end_terms, step_quality
+from ramp_edge.allocate.scoring import Judge, end_terms
 from ramp_edge.codec.types import QuantType
 
 Float32 = npt.NDArray[np.float32]
@@ -48,7 +48,8 @@ class AllocationEnv(gymnasium.Env[Float32, Float32]):
         self.observation_space = gymnasium.spaces.Box(-6.0, 6.0, (N_STATE,), np.float32)
         self.action_space = gymnasium.spaces.Box(0.0, 1.0, (1,), np.float32)
         self._episode: Episodes | None = None
-        self._row, self._kl, self._quality, self._measure = 0, 0.0, 0.0, False
+        self._judge: Judge | None = None
+        self._row, self._quality, self._measure = 0, 0.0, False
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -59,23 +60,21 @@ class AllocationEnv(gymnasium.Env[Float32, Float32]):
         self._row = int(self.np_random.integers(len(self._table.tasks))) if wanted is None else int(wanted)
         self._measure = self._measured is not None and bool(self.np_random.random() < self._measured.share)
         self._episode = Episodes(self._table, np.array([self._row]))
-        self._kl = self._quality = 0.0
+        self._judge = Judge(self._references, self._episode, self._weights)
+        self._quality = 0.0
         return self._episode.observe()[0], self._info()
 
     def step(self, action: Float32) -> tuple[Float32, float, bool, bool, dict[str, Any]]:
         """Decide one tensor. Rewards: the quality of each step, everything else at the end."""
-        assert self._episode is not None, "reset comes first"
-        episode, reference = self._episode, self._references[self._row]
-        at = episode.at
-        column = int(episode.step(np.asarray(action, np.float64).reshape(1))[0])
-        kl = self.task.kl
-        assert kl is not None
-        quality = step_quality(self._weights, reference, at, self._kl, self._kl + float(kl[at, column]))
-        self._kl += float(kl[at, column])
+        assert self._episode is not None and self._judge is not None, "reset comes first"
+        episode = self._episode
+        active = episode.active
+        taken = episode.step(np.asarray(action, np.float64).reshape(1))
+        quality = float(self._judge.step(active, taken)[0])
         self._quality += quality
         reward, info = quality, self._info()
         if episode.done:
-            log_ratio = self._log_ratio(reference)
+            log_ratio = self._log_ratio()
             terms = end_terms(self._weights, episode, np.array([log_ratio]))
             # What the table told step by step gives way to the measurement.
             correction = -self._weights.quality * log_ratio - self._quality
@@ -98,10 +97,11 @@ class AllocationEnv(gymnasium.Env[Float32, Float32]):
         columns = self._episode.columns[0]
         return {n: task.types[c] for n, c in zip(task.names, columns, strict=False) if c >= 0}
 
-    def _log_ratio(self, reference: Reference) -> float:
+    def _log_ratio(self) -> float:
         if self._measure and self._measured is not None:
             return float(np.log(self._measured.kl(self.task, self.types) / self._measured.reference_kl(self.task)))
-        return float(np.log(self._kl / reference.kl))
+        assert self._judge is not None
+        return float(self._judge.log_ratio[0])
 
     def _info(self) -> dict[str, Any]:
         assert self._episode is not None

@@ -15,6 +15,15 @@ import numpy.typing as npt
 
 from ramp_edge.allocate.cases import Task
 from ramp_edge.allocate.halo import BITS_HIGH, BITS_LOW, bits_of, nearest, preference
+from ramp_edge.allocate.prices import (
+    PriceLadder,
+    StackedLadders,
+    foreseen_kl,
+    largest_allowed_below,
+    price_ladder,
+    tail_sums,
+)
+from ramp_edge.records import FEEDBACK_SCALE, NOISE_SCALE
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -22,14 +31,16 @@ Int64 = npt.NDArray[np.int64]
 N_FEATURES = 11
 STATE_NAMES = (
     "budget", "left", "so_far", "lowest", "highest", "rest_lowest", "rest_highest", "own_share", "rest_share", "seconds_left",
-    "rest_noise", "rest_feedback",
+    "rest_noise", "rest_feedback", "outline", "margin",
 )  # fmt: skip
 """What the state holds beside the features. Bits per weight: of the whole budget, of what is left of it, of what was spent, least and most that
 this tensor can have now, least and most of all that is still to come (the range still open). Shares: of this tensor in what is to come, of
 what is to come in the model. seconds_left: of the limit, over what the rest takes at the reserve's types. Means over what is to come, by size: the
-first two features, so that the tensor at hand can be seen beside its successors."""
+first two features, so that the tensor at hand can be seen beside its successors. outline: the bits that a knapsack on what the features foresee would
+give this tensor now; margin: half the binary logarithm of the foreseen KL per weight at 4.5 bits over the price of a byte there, the same without steps."""
 N_STATE = N_FEATURES + len(STATE_NAMES)
 _BITS_MIDDLE, _BITS_SPAN = (BITS_LOW + BITS_HIGH) / 2, (BITS_HIGH - BITS_LOW) / 2
+_LN_8_OVER_BITS = float(np.log(8 / 4.5))
 _MOST_SECONDS = 4.0
 _TOLERANCE = 1e-9
 """Of the seconds limit: sums of floats in another order differ in the last digits."""
@@ -44,6 +55,8 @@ class TaskTable:
     features: Float32
     weights: Float64
     legal: npt.NDArray[np.bool_]
+    kl: Float64
+    """0 where nothing is predicted"""
     size: Float64
     seconds: Float64
     reserve_size: Float64
@@ -59,12 +72,9 @@ class TaskTable:
     tie_break: Float64
     max_bytes: Float64
     max_seconds: Float64
-
-
-def _tail_sums(values: Float64) -> Float64:
-    """[n, m] -> [n, m + 1]: sums from each column on."""
-    tail = np.cumsum(values[:, ::-1], axis=1)[:, ::-1]
-    return np.concatenate([tail, np.zeros((len(values), 1))], axis=1)
+    ladders: StackedLadders
+    log_kl_per_byte: Float64
+    """[n_tasks, n_tensors]: ln of the foreseen KL at 4.5 bits over the bytes."""
 
 
 def stack(tasks: Sequence[Task]) -> TaskTable:
@@ -74,37 +84,57 @@ def stack(tasks: Sequence[Task]) -> TaskTable:
     n, most = len(tasks), max(len(t.names) for t in tasks)
     shape = (n, most, len(types))
     features, weights = np.zeros((n, most, N_FEATURES), np.float32), np.zeros((n, most))
-    legal, size, seconds = np.zeros(shape, np.bool_), np.zeros(shape), np.zeros(shape)
+    legal = np.zeros(shape, np.bool_)
+    size, seconds, kl = np.zeros((3, *shape))
     reserved, reserved_s = np.zeros((n, most)), np.zeros((n, most))
+    foreseen = np.zeros((n, most))
     for row, task in enumerate(tasks):
         m = len(task.names)
+        foreseen[row, :m] = task.features[:, 0] / NOISE_SCALE + task.features[:, 1] / FEEDBACK_SCALE + _LN_8_OVER_BITS
         features[row, :m], weights[row, :m], legal[row, :m] = task.features, task.n_weights, task.legal
         size[row, :m], seconds[row, :m] = task.size_bytes, task.seconds
+        if task.kl is not None:
+            kl[row, :m] = np.where(task.legal, task.kl, 0.0)
         reserved[row, :m] = task.size_bytes[np.arange(m), task.reserve]
         reserved_s[row, :m] = task.seconds[np.arange(m), task.reserve]
     low = np.where(legal, size, np.inf).min(axis=2)
     high = np.where(legal, size, 0.0).max(axis=2)
-    rest = _tail_sums(weights)
-    sums = np.stack([_tail_sums(weights * features[..., column]) for column in (0, 1)], axis=-1)
+    rest = tail_sums(weights)
+    sums = np.stack([tail_sums(weights * features[..., column]) for column in (0, 1)], axis=-1)
     return TaskTable(
         tasks=tuple(tasks),
         length=np.array([len(t.names) for t in tasks], np.int64),
         features=features,
         weights=weights,
         legal=legal,
+        kl=kl,
         size=size,
         seconds=seconds,
-        reserve_size=_tail_sums(reserved),
-        reserve_seconds=_tail_sums(reserved_s),
+        reserve_size=tail_sums(reserved),
+        reserve_seconds=tail_sums(reserved_s),
         rest_weights=rest,
-        rest_low=_tail_sums(np.where(np.isfinite(low), low, 0.0)),
-        rest_high=_tail_sums(high),
+        rest_low=tail_sums(np.where(np.isfinite(low), low, 0.0)),
+        rest_high=tail_sums(high),
         rest_means=sums / np.maximum(rest, 1.0)[..., None],
         type_bits=np.array([t.bits_per_weight for t in types]),
         tie_break=preference(types),
         max_bytes=np.array([t.max_bytes for t in tasks], np.float64),
         max_seconds=np.array([t.max_seconds for t in tasks], np.float64),
+        ladders=StackedLadders(_ladders(tasks)),
+        log_kl_per_byte=foreseen,
     )
+
+
+def _ladders(tasks: Sequence[Task]) -> list[PriceLadder]:
+    """A foreseen ladder of every task; those that differ in limits alone share one."""
+    known: dict[tuple[str, bytes], PriceLadder] = {}
+    out = []
+    for task in tasks:
+        key = (task.name, task.legal.tobytes())
+        if key not in known:
+            known[key] = price_ladder(foreseen_kl(task), task)
+        out.append(known[key])
+    return out
 
 
 def _scaled(bits: Float64) -> Float64:
@@ -163,6 +193,8 @@ class Episodes:
         seconds = np.where(
             limit, (np.where(limit, t.max_seconds[r], 0.0) - self.used_seconds) / wanted_s, _MOST_SECONDS
         )
+        outline, price = t.ladders.look_up(r, at, t.max_bytes[r] - self.used)
+        margin = (t.log_kl_per_byte[r, at] - price) / (2 * np.log(2.0))
         columns = (
             _scaled(budget),
             _scaled(8 * (t.max_bytes[r] - self.used) / some),
@@ -176,6 +208,8 @@ class Episodes:
             seconds.clip(0.0, _MOST_SECONDS) / _MOST_SECONDS,
             t.rest_means[r, at, 0],
             t.rest_means[r, at, 1],
+            _scaled(t.type_bits[largest_allowed_below(outline, np.where(active[:, None], allowed, True))]),
+            (margin / 2.0).clip(-3.0, 3.0),
         )
         out[:, :N_FEATURES] = t.features[r, at]
         out[:, N_FEATURES:] = np.stack(columns, axis=-1)

@@ -48,13 +48,13 @@ class RewardTerms:
         return np.asarray(sum(asdict(self).values()), np.float64)
 
 
-def log_ratio_step(before: Float64, after: Float64, rest: Float64, reference: Float64) -> Float64:
-    """Change of ln((KL so far + the reference's KL of the rest) / the reference's KL) over one step.
+def log_ratio_step(before: Float64, after: Float64) -> Float64:
+    """Change of the logarithm of the KL that a plan comes to when the knapsack decides the rest with the bytes left.
 
-    Summed over an episode it is ln(KL / reference KL), so every step hears at once what it did.
-    `rest` = (reference KL from this step on, reference KL after it), [2, n].
+    before, after [n]: KL so far plus the best rest's. Summed over an episode it is ln(KL / reference KL), where the first step starts from the
+    reference's KL: every step hears at once what its choice costs the whole, the bytes it takes from others included.
     """
-    return np.asarray(np.log((after + rest[1]) / reference) - np.log((before + rest[0]) / reference), np.float64)
+    return np.asarray(np.log(after) - np.log(before), np.float64)
 
 
 def quality_term(weights: RewardWeights, log_ratio: Float64) -> Float64:

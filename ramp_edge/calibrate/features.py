@@ -20,7 +20,7 @@ from ramp_edge.calibrate.decoder import TensorLoader
 from ramp_edge.calibrate.noise import RoundingNoise
 from ramp_edge.calibrate.store import EMBEDDING_SITE, CalibrationStore, site_of
 from ramp_edge.events import EventBus
-from ramp_edge.records import ModelFeatures, ModelInventory, Role, TensorInfo
+from ramp_edge.records import FEEDBACK_SCALE, NOISE_SCALE, ModelFeatures, ModelInventory, Role, TensorInfo
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -62,11 +62,11 @@ def _fixed(name: str, formula: str, low: float, why: str) -> Feature:
 FEATURES = (
     _log(
         "noise", "activation", "ln(KL of plain 4-bit rounding / weights), without gradients (calibrate/noise.py)",
-        "the sensitivity per weight itself, as far as forward passes know it", 0.5,
+        "the sensitivity per weight itself, as far as forward passes know it", NOISE_SCALE,
     ),
     _log(
-        "feedback", "activation", "ln(sum_rj s_rj^2 R_jj^2 / sum_rj s_rj^2 H_jj), H = R R^T",
-        "error feedback takes most where inputs are correlated",
+        "feedback", "activation", "ln(sum_rj s_rj^2 R_jj^2 / sum_rj s_rj^2 H_jj), H = R R^T; of a tied embedding its output side only",
+        "error feedback takes most where inputs are correlated", FEEDBACK_SCALE,
     ),
     _log("input_outlier", "activation", "ln(max_j H_jj / mean_j H_jj)", "loud columns spoil shared scales and rounded activations", 0.5),
     _log("input_rank", "activation", "ln(tr(H)^2 / (n tr(H H)))", "inputs of few directions leave room to hide errors in", 0.5),
@@ -220,12 +220,16 @@ def model_features(
             if key not in sites:
                 sites = {key: input_site(store.moments(key) if known else None, tensor.n_cols)}
             kl = noise_kl(tensor, noise, tied=inventory.tied_embedding)
+            left, *others = statistics(_sampled(tensor, load), sites[key])
+            if tensor.role is Role.TOKEN_EMBD and inventory.tied_embedding:
+                left = _tied_feedback(left, noise.head_kl, kl)
             layer = tensor.layer
             depth = (layer + 0.5) / inventory.hyper.n_layer if layer is not None else float(tensor.role is Role.OUTPUT)
             rows.append(
                 (
                     log_ratio(kl, float(tensor.n_elements)),
-                    *statistics(_sampled(tensor, load), sites[key]),
+                    left,
+                    *others,
                     float(np.log(tensor.n_elements)),
                     depth,
                     *kind_and_stage(tensor.role, tied=inventory.tied_embedding),
@@ -234,6 +238,11 @@ def model_features(
             stage.advance()
     sizes = np.array([t.n_elements for t in tensors], np.float64)
     return ModelFeatures(names=tuple(t.name for t in tensors), values=centre(np.array(rows, np.float64), sizes))
+
+
+def _tied_feedback(left: float, head_kl: float, kl: float) -> float:
+    """Feedback in a tied embedding hides errors from the hidden states that the output matrix meets; as an input it keeps them all."""
+    return log_ratio(head_kl * float(np.exp(left)) + max(kl - head_kl, 0.0), kl)
 
 
 def _sampled(tensor: TensorInfo, load: TensorLoader) -> Float32:

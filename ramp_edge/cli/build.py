@@ -62,6 +62,15 @@ def build_command(
     effort: Annotated[
         str, typer.Option(help="fast trusts predictions; balanced measures the best few; max measures more.")
     ] = "balanced",
+    allocator: Annotated[
+        str,
+        typer.Option(
+            help="knapsack (on gradients), ramp (the policy, forward passes only), preset, or best: measures knapsack and policy."
+        ),
+    ] = "knapsack",
+    policy: Annotated[
+        Path | None, typer.Option(help="A policy of ramp-edge train.", show_default="forward-pass outline")
+    ] = None,
     allow_requantize: Annotated[
         bool, typer.Option("--allow-requantize", help="Accept an already quantized source.")
     ] = False,
@@ -99,6 +108,8 @@ def build_command(
         calibration=tuple(calibration or ()),
         eval_text=eval_text,
         effort=effort,
+        allocator=allocator,
+        policy=policy,
         allow_requantize=allow_requantize,
         seed=seed,
         threads=threads,
@@ -131,6 +142,8 @@ def _request(
     target_size: str | None,
     types: str | None,
     effort: str,
+    allocator: str,
+    policy: Path | None,
     min_decode_tok_s: float | None,
     model: str | None,
     device: str,
@@ -145,7 +158,7 @@ def _request(
     dry_run: bool,
     resume: bool,
 ) -> BuildRequest:
-    from ramp_edge.pipeline.request import BuildRequest, Effort
+    from ramp_edge.pipeline.request import AllocatorChoice, BuildRequest, Effort
     from ramp_edge.profile.schema import KV_TYPES
     from ramp_edge.units import parse_bytes
 
@@ -155,6 +168,10 @@ def _request(
         raise UsageError(f"--target-size: {error}", hint='for example --target-size "95 MB"') from error
     if effort not in {e.value for e in Effort}:
         raise UsageError(f"--effort {effort!r} is unknown", hint="use fast, balanced or max")
+    if allocator not in {a.value for a in AllocatorChoice}:
+        raise UsageError(f"--allocator {allocator!r} is unknown", hint="use knapsack, ramp, preset or best")
+    if policy is not None and allocator not in ("ramp", "best"):
+        raise UsageError(f"--policy has no part in --allocator {allocator}", hint="add --allocator ramp or best")
     if min_decode_tok_s is not None and not 0 < min_decode_tok_s < float("inf"):
         raise UsageError(
             f"--min-decode-tok-s {min_decode_tok_s:g} is not a number above zero",
@@ -175,6 +192,8 @@ def _request(
         calibration=calibration,
         eval_text=eval_text,
         effort=Effort(effort),
+        allocator=AllocatorChoice(allocator),
+        policy=policy,
         allow_requantize=allow_requantize,
         seed=seed,
         threads=threads,

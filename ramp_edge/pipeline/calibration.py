@@ -121,8 +121,10 @@ def calibrate(
     backend: str,
     pool: ThreadPoolExecutor,
     events: EventBus,
+    *,
+    table_wanted: bool = True,
 ) -> Calibrated:
-    """Run, or find in the cache, both passes and the error table."""
+    """Run, or find in the cache, both passes and the error table; without `table_wanted` the forward pass alone, and the table is empty."""
     effort = EFFORTS[request.effort]
     settings = settings_for(request, text)
     model = DecoderModel(inventory, facts, tensors.load_tensor)
@@ -130,6 +132,8 @@ def calibrate(
     _warn_of_damage(store.discard_damaged(), events)
     moments_pass(model, text.calibration, settings, store, events)
     moments = Moments(site=lambda t: _known_site(t.name, inventory, store), load=store.moments)
+    if not table_wanted:
+        return Calibrated(text=text, store=store, moments=moments, table=ErrorTable(kl={}))
     types = {name: entry.types for name, entry in legal.items()}
     path = store.folder / f"table-{_table_key(types, effort, backend)}.json"
     table = _read_table(path, events)

@@ -23,6 +23,19 @@ class Effort(str, Enum):
     """Twice the calibration text, more candidates, more evaluation text."""
 
 
+class AllocatorChoice(str, Enum):
+    """Whose plans a build measures."""
+
+    KNAPSACK = "knapsack"
+    """The knapsack on the Fisher table, beside the presets' types and uniform ones."""
+    RAMP = "ramp"
+    """The policy alone, from forward passes: no gradients, no table, no predicted KL."""
+    PRESET = "preset"
+    """The stock presets' types alone, quantized with error feedback."""
+    BEST = "best"
+    """The knapsack's and the policy's plans are both measured, and the better one is kept."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EffortSettings:
     """Sizes behind an effort level."""
@@ -89,6 +102,9 @@ class BuildRequest:
     calibration: tuple[Path, ...] = ()
     eval_text: Path | None = None
     effort: Effort = Effort.BALANCED
+    allocator: AllocatorChoice = AllocatorChoice.KNAPSACK
+    policy: Path | None = None
+    """A trained policy in the place of the outline."""
     allow_requantize: bool = False
     seed: int = 0
     threads: int | None = None
@@ -109,6 +125,8 @@ class BuildRequest:
             "calibration": [str(p) for p in self.calibration],
             "eval_text": str(self.eval_text) if self.eval_text else None,
             "effort": self.effort.value,
+            "allocator": self.allocator.value,
+            "policy": str(self.policy) if self.policy else None,
             "allow_requantize": self.allow_requantize,
             "seed": self.seed,
         }

@@ -37,7 +37,5 @@ ZOO: dict[str, Shape] = {
     "gemma3-128x18": _shape("gemma3", 128, 18, 512, (2, 1, 64), tied=True),
     "llama-96x30": _shape("llama", 96, 30, 256, (3, 1, 32), tied=True),
     "qwen3-320x5": _shape("qwen3", 320, 5, 1024, (4, 4, 64), tied=True),
-    "gemma3-192x12": _shape("gemma3", 192, 12, 768, (4, 2, 64), tied=True),
-    "llama-320x6": _shape("llama", 320, 6, 768, (5, 1, 64), tied=True),
 }
 """Name -> shape, those that differ most first."""

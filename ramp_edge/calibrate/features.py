@@ -1,7 +1,4 @@
-"""The policy's 11 features of a tensor: what a forward pass and the weights tell of the price of its error.
-
-Activation statistics, weight properties, structural descriptors, as in RAMP's abstract (arXiv 2603.17891); which eleven they are is this
-project's own design. `FEATURES` defines each: formula, range, why. None needs a gradient.
+"""The policy's 11 features of a tensor: what a forward pass and the weights tell of the price of its error (`feature_list.py` defines them).
 
 Logarithms are centred on their mean over the model, weighted by size, because only differences decide where a given number of bytes
 goes: the best bits of a tensor are the model's mean plus half the binary logarithm of its relative sensitivity. That makes them independent of a model's
@@ -17,68 +14,22 @@ import numpy.typing as npt
 import torch
 
 from ramp_edge.calibrate.decoder import TensorLoader
+from ramp_edge.calibrate.feature_list import FEATURES
 from ramp_edge.calibrate.noise import RoundingNoise
 from ramp_edge.calibrate.store import EMBEDDING_SITE, CalibrationStore, site_of
 from ramp_edge.events import EventBus
-from ramp_edge.records import FEEDBACK_SCALE, NOISE_SCALE, ModelFeatures, ModelInventory, Role, TensorInfo
+from ramp_edge.records import ModelFeatures, ModelInventory, Role, TensorInfo
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 SAMPLED_ROWS = 1024
 """Rows of a matrix that are looked at, evenly strided."""
-LIMIT = 4.0
-"""Largest size of a feature: what lies beyond says no more than this."""
 _TINY = 1e-30
 _SHRINKAGE, _DAMPING = 0.1, 0.001
 """As in error feedback (`quantize/hessian.py`), whose gain the second feature foresees."""
 _LEVELS_SQ_12 = 64 * 12
 """A 4-bit step is a block's largest weight / 8, and rounding leaves a twelfth of its square."""
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Feature:
-    """One of the eleven."""
-
-    name: str
-    group: str
-    """activation, weight or structure"""
-    formula: str
-    low: float
-    high: float
-    centred: bool
-    """True where the model's mean is taken from it and the rest is multiplied by `scale`."""
-    why: str
-    scale: float = 1.0
-
-
-def _log(name: str, group: str, formula: str, why: str, scale: float = 1.0) -> Feature:
-    return Feature(name=name, group=group, formula=formula, low=-LIMIT, high=LIMIT, centred=True, why=why, scale=scale)
-
-
-def _fixed(name: str, formula: str, low: float, why: str) -> Feature:
-    return Feature(name=name, group="structure", formula=formula, low=low, high=1.0, centred=False, why=why)
-
-
-FEATURES = (
-    _log(
-        "noise", "activation", "ln(KL of plain 4-bit rounding / weights), without gradients (calibrate/noise.py)",
-        "the sensitivity per weight itself, as far as forward passes know it", NOISE_SCALE,
-    ),
-    _log(
-        "feedback", "activation", "ln(sum_rj s_rj^2 R_jj^2 / sum_rj s_rj^2 H_jj), H = R R^T; of a tied embedding its output side only",
-        "error feedback takes most where inputs are correlated", FEEDBACK_SCALE,
-    ),
-    _log("input_outlier", "activation", "ln(max_j H_jj / mean_j H_jj)", "loud columns spoil shared scales and rounded activations", 0.5),
-    _log("input_rank", "activation", "ln(tr(H)^2 / (n tr(H H)))", "inputs of few directions leave room to hide errors in", 0.5),
-    _log("output_gain", "activation", "ln(n tr(W H W^T) / (|W|^2 tr H))", "a layer tuned to its inputs has output to lose", 0.5),
-    _log("kurtosis", "weight", "ln(mean w^4 / (mean w^2)^2)", "heavy tails widen the steps of low bit widths"),
-    _log("row_spread", "weight", "standard deviation over rows of ln |W_r|^2", "a few strong rows carry what others do not"),
-    _log("size", "structure", "ln(weights of the tensor)", "what a bit costs in bytes", 0.5),
-    _fixed("depth", "(layer + 1/2) / layers; 0 for the input embedding, 1 for the output matrix", 0.0, "first and last blocks differ"),
-    _fixed("kind", "-1 attention, 0 embedding and output, 1 feed-forward", -1.0, "half of a tensor's role"),
-    _fixed("stage", "from -1 (attn_q, ffn_gate, output) to 1 (attn_output, ffn_down): how near to the residual stream", -1.0, "the other half"),
-)  # fmt: skip
-"""In the order of the values."""
 
 _KINDS_AND_STAGES = {
     Role.ATTN_Q: (-1.0, -1.0),

@@ -7,7 +7,8 @@ import hashlib
 import numpy as np
 
 from ramp_edge.calibrate.decoder import DecoderModel
-from ramp_edge.calibrate.features import FEATURES, execution_order, model_features
+from ramp_edge.calibrate.feature_list import FEATURES
+from ramp_edge.calibrate.features import execution_order, model_features
 from ramp_edge.calibrate.noise import noise_pass
 from ramp_edge.calibrate.store import CalibrationStore
 from ramp_edge.events import EventBus

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ramp_edge.calibrate.feature_list import FEATURES, LIMIT
 from ramp_edge.calibrate.features import (
-    FEATURES,
-    LIMIT,
     centre,
     execution_order,
     input_site,

@@ -21,11 +21,12 @@ from ramp_edge.emit.write import output_error, require_space
 from ramp_edge.errors import UnsupportedModelError
 from ramp_edge.events import EventBus
 from ramp_edge.model.architecture import ARCHITECTURES, architecture_facts
-from ramp_edge.model.gguf_file import check_finite, file_sha256, open_inventory
+from ramp_edge.model.gguf_file import GgufTensors, check_finite, file_sha256, open_inventory
 from ramp_edge.pipeline.budget import check_feasible, legal_choices, memory_for, resolve_limits
-from ramp_edge.pipeline.calibration import calibrate, prepare_text
-from ramp_edge.pipeline.candidates import Problem, by_prediction, knapsack, propose, uniform
+from ramp_edge.pipeline.calibration import Calibrated, calibrate, prepare_text
+from ramp_edge.pipeline.candidates import Allocator, Problem, by_prediction, knapsack, propose, uniform
 from ramp_edge.pipeline.emission import Emitter
+from ramp_edge.pipeline.features import policy_features
 from ramp_edge.pipeline.finalists import Finalist, Finalists, continuation_of, presets_allocator
 from ramp_edge.pipeline.folded_model import folded_emitter, folding_record, search_folds
 from ramp_edge.pipeline.folding import Folded
@@ -39,15 +40,16 @@ from ramp_edge.pipeline.output_folder import (
     check_replaced,
     claimed,
 )
+from ramp_edge.pipeline.policy import ramp_allocator
 from ramp_edge.pipeline.record import BuildRecord, CandidateRecord, TensorRecord, record_json, to_plain, versions
 from ramp_edge.pipeline.report import draw_beside
-from ramp_edge.pipeline.request import EFFORTS, BuildRequest
+from ramp_edge.pipeline.request import EFFORTS, AllocatorChoice, BuildRequest
 from ramp_edge.pipeline.texts import cut_texts, read_texts
 from ramp_edge.pipeline.verification import verify_file, verify_stock_file
 from ramp_edge.pipeline.workspace import Workspace
 from ramp_edge.profile.load import load_target
 from ramp_edge.profile.memory import weight_bytes
-from ramp_edge.records import Allocation, DeviceTarget, EvaluationResult
+from ramp_edge.records import Allocation, ArchitectureFacts, DeviceTarget, EvaluationResult, ModelInventory
 from ramp_edge.threads import default_threads
 
 
@@ -84,7 +86,10 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
 
         # 3. Text, moments, Fisher samples, error table
         text = prepare_text(request, inventory, given, threads, events)
-        calibrated = calibrate(request, inventory, facts, tensors, legal, text, target.backend, pool, events)
+        calibrated = calibrate(
+            request, inventory, facts, tensors, legal, text, target.backend, pool, events,
+            table_wanted=request.allocator is not AllocatorChoice.RAMP,
+        )  # fmt: skip
 
         # 4. Candidates inside the limits
         effort = EFFORTS[request.effort]
@@ -98,7 +103,7 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
             table=calibrated.table,
             file_bytes=lambda types: emitter.layout(types, metadata).file_bytes,
         )
-        allocators = (knapsack, presets_allocator, uniform)
+        allocators = _allocators(request, inventory, facts, tensors, calibrated, events)
         plans = propose(problem, allocators)
 
         # 5. Exact changes of the model that lower the predicted KL, and the candidates that they allow
@@ -141,10 +146,30 @@ def _both_kinds(plain: list[Allocation], folded: list[Allocation]) -> list[Alloc
     return [marked[0], plain[0], *sorted([*marked[1:], *plain[1:]], key=by_prediction)]
 
 
+def _allocators(
+    request: BuildRequest,
+    inventory: ModelInventory,
+    facts: ArchitectureFacts,
+    tensors: GgufTensors,
+    calibrated: Calibrated,
+    events: EventBus,
+) -> tuple[Allocator, ...]:
+    """Who proposes plans."""
+    if request.allocator is AllocatorChoice.PRESET:
+        return (presets_allocator,)
+    usual = (knapsack, presets_allocator, uniform)
+    if request.allocator is AllocatorChoice.KNAPSACK:
+        return usual
+    policy = ramp_allocator(policy_features(inventory, facts, tensors, calibrated.store, events), request.policy)
+    return (policy,) if request.allocator is AllocatorChoice.RAMP else (*usual, policy)
+
+
 def _inputs(request: BuildRequest, model: Path, target: DeviceTarget) -> list[tuple[str, Path]]:
     texts = [("--calibration", path) for path in request.calibration]
     if request.eval_text is not None:
         texts.append(("--eval-text", request.eval_text))
+    if request.policy is not None:
+        texts.append(("--policy", request.policy))
     return [("the model", model), ("the profile", target.profile_path), *texts]
 
 
@@ -268,7 +293,7 @@ def _record(
                 shape=t.shape,
                 type=types.get(t.name, t.source_type).name,
                 size_bytes=types.get(t.name, t.source_type).row_bytes(t.n_cols) * t.n_rows,
-                predicted_kl=table.kl[t.name].get(types[t.name]) if t.quantizable else None,
+                predicted_kl=table.kl.get(t.name, {}).get(types[t.name]) if t.quantizable else None,
                 kept_reason=t.kept_reason,
                 illegal_types={k.name: v for k, v in problem.legal[t.name].illegal.items()} if t.quantizable else {},
             )

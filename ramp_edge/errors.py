@@ -202,3 +202,10 @@ class DeadlineError(RampEdgeError):
 
     exit_code = 26
     usual_hint = "give it longer with --timeout, or look at the board's load"
+
+
+class PolicyFileError(RampEdgeError):
+    """A policy file is missing, damaged, or of another version of ramp-edge."""
+
+    exit_code = 27
+    usual_hint = "leave --policy out to use the shipped one; ramp-edge train writes new ones"

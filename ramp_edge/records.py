@@ -252,6 +252,19 @@ class ErrorTable:
     """Tensor name -> type -> KL."""
 
 
+NOISE_SCALE, FEEDBACK_SCALE = 0.5, 1.0
+"""Factors on the first two features, logarithms of KL: dividing by them gives those back."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFeatures:
+    """The policy's features of every quantizable tensor, in execution order (`calibrate/features.py` defines them)."""
+
+    names: tuple[str, ...]
+    values: npt.NDArray[np.float32]
+    """[n_tensors, 11]"""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Perplexity:
     """exp(mean negative log-likelihood) over scored tokens, as llama-perplexity defines it."""

@@ -46,6 +46,7 @@ RANK = {
     "data": 0,
     **dict.fromkeys(STAGES, 3),
     "pipeline": 4,
+    "train": 4,
     "build": 5,
     "cli": 6,
     "__main__": 7,
@@ -66,7 +67,9 @@ DOORS = {
     "platformdirs": ("shipped.py",),
     "gguf": ("codec/", "model/"),
     "numba": ("compiled.py",),
-    "torch": ("calibrate/", "quantize/", "evaluate/", "build.py", "pipeline/", "cli/build.py"),
+    "gymnasium": ("allocate/environment.py",),
+    "torch": ("calibrate/", "quantize/", "evaluate/", "build.py", "pipeline/", "cli/build.py", "train/"),
+    "tensorboard": ("cli/train.py",),
 }
 """Third-party package -> the only places that may import it."""
 
@@ -162,7 +165,7 @@ def test_library_code_never_prints() -> None:
     assert not calls
 
 
-HEAVY = ("torch", "llama_cpp", "transformers", "numba", "paramiko")
+HEAVY = ("torch", "llama_cpp", "transformers", "numba", "paramiko", "gymnasium")
 _HELP = """
 import sys
 from ramp_edge.cli.main import app
@@ -189,6 +192,7 @@ print("HEAVY", [name for name in {heavy!r} if name in sys.modules])
         ["probe", "--help"],
         ["deploy", "--help"],
         ["targets", "check", "--help"],
+        ["train", "--help"],
     ],
     ids=" ".join,
 )

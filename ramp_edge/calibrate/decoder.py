@@ -24,7 +24,8 @@ from ramp_edge.records import ArchitectureFacts, Hyperparameters, ModelInventory
 
 Float32 = npt.NDArray[np.float32]
 Tap = Callable[[str, Tensor, Tensor], None]
-"""Called with (tensor name, input [batch, time, n_cols], output [batch, time, n_rows]) of each linear layer."""
+"""Called with (tensor name, input [batch, time, n_cols], output [batch, time, n_rows]) of each linear layer. What it adds to the
+output in place is what the block goes on with."""
 
 
 class TensorLoader(Protocol):

@@ -71,6 +71,15 @@ def build_command(
             show_default="auto; off at fast",
         ),
     ] = None,
+    allocator: Annotated[
+        str,
+        typer.Option(
+            help="knapsack (on gradients), ramp (the policy, forward passes only), preset, or best: measures knapsack and policy."
+        ),
+    ] = "knapsack",
+    policy: Annotated[
+        Path | None, typer.Option(help="A policy of ramp-edge train.", show_default="forward-pass outline")
+    ] = None,
     allow_requantize: Annotated[
         bool, typer.Option("--allow-requantize", help="Accept an already quantized source.")
     ] = False,
@@ -109,6 +118,8 @@ def build_command(
         eval_text=eval_text,
         effort=effort,
         fold=fold,
+        allocator=allocator,
+        policy=policy,
         allow_requantize=allow_requantize,
         seed=seed,
         threads=threads,
@@ -142,6 +153,8 @@ def _request(
     types: str | None,
     effort: str,
     fold: str | None,
+    allocator: str,
+    policy: Path | None,
     min_decode_tok_s: float | None,
     model: str | None,
     device: str,
@@ -156,7 +169,7 @@ def _request(
     dry_run: bool,
     resume: bool,
 ) -> BuildRequest:
-    from ramp_edge.pipeline.request import BuildRequest, Effort, Fold
+    from ramp_edge.pipeline.request import AllocatorChoice, BuildRequest, Effort, Fold
     from ramp_edge.profile.schema import KV_TYPES
     from ramp_edge.units import parse_bytes
 
@@ -168,6 +181,15 @@ def _request(
         raise UsageError(f"--effort {effort!r} is unknown", hint="use fast, balanced or max")
     if fold is not None and fold not in {f.value for f in Fold}:
         raise UsageError(f"--fold {fold!r} is unknown", hint="use auto, off or always")
+    if allocator not in {a.value for a in AllocatorChoice}:
+        raise UsageError(f"--allocator {allocator!r} is unknown", hint="use knapsack, ramp, preset or best")
+    if fold in ("auto", "always") and allocator in ("ramp", "preset"):
+        raise UsageError(
+            f"--fold {fold} has no part in --allocator {allocator}",
+            hint="folds are judged for the knapsack's plan: --allocator best",
+        )
+    if policy is not None and allocator not in ("ramp", "best"):
+        raise UsageError(f"--policy has no part in --allocator {allocator}", hint="add --allocator ramp or best")
     if min_decode_tok_s is not None and not 0 < min_decode_tok_s < float("inf"):
         raise UsageError(
             f"--min-decode-tok-s {min_decode_tok_s:g} is not a number above zero",
@@ -189,6 +211,8 @@ def _request(
         eval_text=eval_text,
         effort=Effort(effort),
         fold=None if fold is None else Fold(fold),
+        allocator=AllocatorChoice(allocator),
+        policy=policy,
         allow_requantize=allow_requantize,
         seed=seed,
         threads=threads,

@@ -25,6 +25,7 @@ from ramp_edge.cli.probe import PROBE_EXAMPLES, probe_command
 from ramp_edge.cli.report import REPORT_EXAMPLES, report_command
 from ramp_edge.cli.run import run
 from ramp_edge.cli.stdout import CheckedStdout
+from ramp_edge.cli.train import TRAIN_EXAMPLES, train_command
 from ramp_edge.errors import RampEdgeError
 
 EXIT_BUG = 70
@@ -80,6 +81,7 @@ app.command("probe", epilog=PROBE_EXAMPLES)(probe_command)
 app.command("gate", epilog=GATE_EXAMPLES)(gate_command)
 app.command("gate init", epilog=INIT_EXAMPLES)(gate_init_command)
 app.command("report", epilog=REPORT_EXAMPLES)(report_command)
+app.command("train", epilog=TRAIN_EXAMPLES)(train_command)
 app.add_typer(targets.app, name="targets")
 app.add_typer(devices.app, name="devices")
 app.add_typer(runtime.app, name="runtime")

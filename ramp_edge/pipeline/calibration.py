@@ -19,7 +19,15 @@ from ramp_edge.calibrate.decoder import DecoderModel
 from ramp_edge.calibrate.fisher import EmbeddingSamples, FisherSamples, HeadSamples, Samples, fisher_pass
 from ramp_edge.calibrate.generate import generate_windows
 from ramp_edge.calibrate.moments import moments_pass
-from ramp_edge.calibrate.store import CalibrationSettings, CalibrationStore, open_store, site_of
+from ramp_edge.calibrate.store import (
+    EMBEDDING_SITE,
+    HEAD_SITE,
+    TIED_SITE,
+    CalibrationSettings,
+    CalibrationStore,
+    open_store,
+    site_of,
+)
 from ramp_edge.calibrate.text import TextWindows, with_bos
 from ramp_edge.codec.activations import activation_block
 from ramp_edge.codec.types import QuantType
@@ -131,8 +139,10 @@ def calibrate(
     backend: str,
     pool: ThreadPoolExecutor,
     events: EventBus,
+    *,
+    table_wanted: bool = True,
 ) -> Calibrated:
-    """Run, or find in the cache, both passes and the error table."""
+    """Run, or find in the cache, both passes and the error table; without `table_wanted` the forward pass alone, and the table is empty."""
     effort = EFFORTS[request.effort]
     settings = settings_for(request, text)
     model = DecoderModel(inventory, facts, tensors.load_tensor)
@@ -140,7 +150,9 @@ def calibrate(
     store = open_store(cache_root(), inventory, text.calibration, settings, model.dtype)
     _warn_of_damage(store.discard_damaged(), events)
     moments_pass(model, text.calibration, settings, store, events)
-    moments = Moments(site=lambda t: _known_site(t.name, inventory, store), load=store.moments)
+    moments = Moments(site=lambda t: _known_site(t.name, inventory, store, gradients=table_wanted), load=store.moments)
+    if not table_wanted:
+        return Calibrated(text=text, store=store, moments=moments, table=ErrorTable(kl={}))
     types = {name: entry.types for name, entry in legal.items()}
     path = store.folder / f"table-{_table_key(types, effort, backend)}.json"
     table = _read_table(path, events)
@@ -225,8 +237,11 @@ def _sites(inventory: ModelInventory) -> set[str]:
     return {site for site in found if site is not None}
 
 
-def _known_site(name: str, inventory: ModelInventory, store: CalibrationStore) -> str | None:
+def _known_site(name: str, inventory: ModelInventory, store: CalibrationStore, *, gradients: bool) -> str | None:
+    """Without `gradients`, what a forward pass knows alone, whatever else the cache may hold: of a tied embedding its output side."""
     site = site_of(inventory.tensor(name), tied=inventory.tied_embedding)
+    if not gradients:
+        site = {TIED_SITE: HEAD_SITE, EMBEDDING_SITE: None}.get(site, site) if site is not None else None
     return site if site is not None and store.has(f"{site}.moments") else None
 
 

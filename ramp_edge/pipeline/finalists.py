@@ -22,8 +22,9 @@ from ramp_edge.model.output_head import read_output_head
 from ramp_edge.pipeline.calibration import Calibrated, cache_root
 from ramp_edge.pipeline.candidates import Problem
 from ramp_edge.pipeline.emission import Emitter
+from ramp_edge.pipeline.policy import ORIGIN as POLICY_ORIGIN
 from ramp_edge.pipeline.record import CandidateRecord, Continuation, evaluation_from, to_plain
-from ramp_edge.pipeline.request import EFFORTS, WINDOW_TOKENS, BuildRequest
+from ramp_edge.pipeline.request import EFFORTS, WINDOW_TOKENS, AllocatorChoice, BuildRequest
 from ramp_edge.pipeline.workspace import Workspace
 from ramp_edge.quantize.table import Moments
 from ramp_edge.records import Allocation, EvaluationResult, ModelInventory, Role
@@ -112,7 +113,7 @@ class Finalists:
         best = plans[0].predicted_kl or 0.0
         # A plan predicted far behind the best is not worth minutes of measuring.
         worth = [p for p in plans if (p.predicted_kl or 0.0) <= 2.0 * best + 1e-12]
-        for index, plan in enumerate(worth[: self._effort.measured_candidates]):
+        for index, plan in enumerate(self._measured_first(worth)[: self._effort.measured_candidates]):
             self.finalists.append(self._ours(index, plan))
         self.finalists.extend(self._stock_finalists())
         ranked = sorted(self.finalists, key=lambda f: (f.measured_kl, f.codec))
@@ -128,6 +129,12 @@ class Finalists:
                 f"the stock preset {_preset_name(winner)} measured better than every allocation of ours; it is what you get"
             )
         return winner
+
+    def _measured_first(self, plans: Sequence[Allocation]) -> list[Allocation]:
+        """The best prediction, then with --allocator best the policy's plan, whatever the table thinks of it, then the others."""
+        if self._request.allocator is not AllocatorChoice.BEST:
+            return list(plans)
+        return sorted(plans, key=lambda p: 0 if p is plans[0] else 1 if p.origin == POLICY_ORIGIN else 2)
 
     def _why_not(self, finalist: Finalist) -> str:
         """Why the user's limits exclude a stock preset, or nothing. Our own plans were checked when they were proposed."""

@@ -33,6 +33,19 @@ class Fold(str, Enum):
     """Every change that is possible, for comparison."""
 
 
+class AllocatorChoice(str, Enum):
+    """Whose plans a build measures."""
+
+    KNAPSACK = "knapsack"
+    """The knapsack on the Fisher table, beside the presets' types and uniform ones."""
+    RAMP = "ramp"
+    """The policy alone, from forward passes: no gradients, no table, no predicted KL."""
+    PRESET = "preset"
+    """The stock presets' types alone, quantized with error feedback."""
+    BEST = "best"
+    """The knapsack's and the policy's plans are both measured, and the better one is kept."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EffortSettings:
     """Sizes behind an effort level."""
@@ -108,6 +121,9 @@ class BuildRequest:
     effort: Effort = Effort.BALANCED
     fold: Fold | None = None
     """None: as the effort says."""
+    allocator: AllocatorChoice = AllocatorChoice.KNAPSACK
+    policy: Path | None = None
+    """A trained policy in the place of the outline."""
     allow_requantize: bool = False
     seed: int = 0
     threads: int | None = None
@@ -116,7 +132,9 @@ class BuildRequest:
 
     @property
     def folding(self) -> Fold:
-        """What is asked for, by the user or by the effort."""
+        """What is asked for, by the user or by the effort; without the error table nothing says what a fold is worth."""
+        if self.allocator in (AllocatorChoice.RAMP, AllocatorChoice.PRESET):
+            return Fold.OFF
         return EFFORTS[self.effort].fold if self.fold is None else self.fold
 
     def settings(self) -> dict[str, object]:
@@ -134,6 +152,8 @@ class BuildRequest:
             "eval_text": str(self.eval_text) if self.eval_text else None,
             "effort": self.effort.value,
             "fold": self.folding.value,
+            "allocator": self.allocator.value,
+            "policy": str(self.policy) if self.policy else None,
             "allow_requantize": self.allow_requantize,
             "seed": self.seed,
         }

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
-VERBS = ["", "build", "run", "eval", "inspect", "deploy", "bench", "probe", "gate", "gate init", "report", "targets", "targets list", "targets check",
+VERBS = ["", "build", "run", "eval", "inspect", "deploy", "bench", "probe", "gate", "gate init", "report", "train", "targets", "targets list", "targets check",
          "devices", "devices list", "devices show", "devices diff", "devices validate", "runtime", "runtime list",
          "runtime fetch", "runtime build"]  # fmt: skip
 

@@ -30,13 +30,16 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
     writer.add_add_eos_token(False)
 
 
-def export(network: Network, tokenizer: Tokenizer, path: Path, *, name: str) -> None:
+_DESCRIPTION = "Embedded default model of ramp-edge, trained on public-domain books"
+
+
+def export(network: Network, tokenizer: Tokenizer, path: Path, *, name: str, description: str = _DESCRIPTION) -> None:
     """Write `path` (beside, then renamed). Matrices in F16, norms in F32."""
     shape = network.shape
     partial = path.with_suffix(".partial")
-    writer = gguf.GGUFWriter(partial, "llama")
+    writer = gguf.GGUFWriter(partial, shape.family)
     writer.add_name(name)
-    writer.add_description("Embedded default model of ramp-edge, trained on public-domain books")
+    writer.add_description(description)
     writer.add_license("apache-2.0")
     writer.add_languages(["en"])
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
@@ -48,6 +51,11 @@ def export(network: Network, tokenizer: Tokenizer, path: Path, *, name: str) -> 
     writer.add_head_count_kv(shape.n_head_kv)
     writer.add_rope_dimension_count(shape.head_dim)
     writer.add_rope_freq_base(shape.rope_base)
+    if shape.family != "llama":
+        writer.add_key_length(shape.head_dim)
+        writer.add_value_length(shape.head_dim)
+    if shape.gemma:
+        writer.add_sliding_window(shape.context_length)
     writer.add_layer_norm_rms_eps(shape.norm_eps)
     writer.add_vocab_size(shape.vocab_size)
     _add_tokenizer(writer, tokenizer)

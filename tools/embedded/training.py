@@ -86,9 +86,10 @@ class Trainer:
         self.network, self.corpus, self.plan = network, corpus, plan
         self.progress = Progress()
         named = list(network.named_parameters())
-        # The embedding is a table of rows, not a map between spaces: Muon's orthogonal updates do not suit it.
-        matrices = [p for n, p in named if p.ndim == 2 and not n.startswith("token_embd")]
-        self.others = [p for n, p in named if p.ndim != 2 or n.startswith("token_embd")]
+        # Embedding and head are tables of rows, not maps between spaces: Muon's orthogonal updates do not suit them.
+        tables = ("token_embd.weight", "output.weight")
+        matrices = [p for n, p in named if p.ndim == 2 and n not in tables]
+        self.others = [p for n, p in named if p.ndim != 2 or n in tables]
         self.optimizers: list[torch.optim.Optimizer] = [
             torch.optim.Muon(matrices, lr=plan.rate, momentum=0.95, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(self.others, lr=plan.rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),

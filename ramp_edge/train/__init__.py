@@ -1,0 +1,1 @@
+"""Training of the allocation policy; needs the `train` extra."""

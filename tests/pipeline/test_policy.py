@@ -1,0 +1,90 @@
+"""Builds whose plans come from the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ramp_edge.allocate.episode import N_STATE
+from ramp_edge.allocate.policy import Policy
+from ramp_edge.build import build
+from ramp_edge.codec.types import QuantType
+from ramp_edge.errors import PolicyFileError
+from ramp_edge.events import EventBus
+from ramp_edge.pipeline.request import AllocatorChoice, BuildRequest, Effort
+
+Make = Callable[..., BuildRequest]
+
+
+def policy_file(path: Path, bias: float) -> Path:
+    """A policy that moves every tensor the same way, as far as it can."""
+    weights: dict[str, Any] = {
+        "hidden.0.weight": np.zeros((4, N_STATE)),
+        "hidden.0.bias": np.zeros(4),
+        "hidden.2.weight": np.zeros((4, 4)),
+        "hidden.2.bias": np.zeros(4),
+        "mean.weight": np.zeros((1, 4)),
+        "mean.bias": np.full(1, bias),
+    }
+    Policy(weights={n: v.astype(np.float32) for n, v in weights.items()}, record={}).save(path)
+    return path
+
+
+def test_the_policy_s_build_needs_no_gradients(tiny_request: Make, tmp_path: Path) -> None:
+    events = EventBus()
+    record = build(tiny_request(allocator=AllocatorChoice.RAMP), events)
+    assert record.origin == "ramp" and record.predicted_kl is None
+    assert {"noise", "features"} <= set(events.stage_seconds)
+    assert not {"fisher", "fisher head"} & set(events.stage_seconds)
+    assert record.bits_per_weight <= 4.85
+    assert record.evaluation is not None and record.evaluation.divergence is not None
+    usual = build(tiny_request(output=tmp_path / "usual"), EventBus())
+    assert usual.origin == "knapsack" and usual.evaluation is not None and usual.evaluation.divergence is not None
+    assert record.evaluation.divergence.mean_kl < 1.5 * usual.evaluation.divergence.mean_kl
+
+
+def test_best_measures_the_knapsack_and_the_policy(tiny_request: Make, tmp_path: Path) -> None:
+    policy = policy_file(tmp_path / "down.npz", -3.0)
+    record = build(tiny_request(allocator=AllocatorChoice.BEST, policy=policy, effort=Effort.BALANCED), EventBus())
+    measured = {c.origin: c for c in record.candidates if c.codec == "feedback" and c.evaluation is not None}
+    assert set(measured) == {"knapsack", "ramp"}
+    kl = {o: c.evaluation.divergence.mean_kl for o, c in measured.items() if c.evaluation and c.evaluation.divergence}
+    # A policy that gives every tensor fewer bits than the budget allows loses, and is not kept.
+    assert kl["knapsack"] < kl["ramp"] and measured["knapsack"].chosen
+    assert measured["ramp"].predicted_kl is not None
+
+
+def test_a_policy_decides_the_types(tiny_request: Make, tmp_path: Path) -> None:
+    plans = {}
+    for name, bias in (("down", -3.0), ("up", 3.0)):
+        request = tiny_request(
+            allocator=AllocatorChoice.RAMP, policy=policy_file(tmp_path / f"{name}.npz", bias), dry_run=True
+        )
+        record = build(request, EventBus())
+        plans[name] = [QuantType[t.type].bits_per_weight for t in record.tensors if t.kept_reason is None]
+        assert record.bits_per_weight <= 4.85
+    assert plans["up"] != plans["down"]
+    assert np.mean(plans["down"]) < np.mean(plans["up"])
+
+
+def test_presets_alone(tiny_request: Make) -> None:
+    record = build(tiny_request(allocator=AllocatorChoice.PRESET, dry_run=True), EventBus())
+    assert record.origin.startswith("preset:")
+    assert all(c.origin.startswith("preset:") for c in record.candidates)
+
+
+def test_a_file_that_is_no_policy_ends_the_build(tiny_request: Make, tmp_path: Path) -> None:
+    (tmp_path / "p.npz").write_text("not weights")
+    with pytest.raises(PolicyFileError, match="no policy"):
+        build(tiny_request(allocator=AllocatorChoice.RAMP, policy=tmp_path / "p.npz", dry_run=True), EventBus())
+
+
+def test_a_limit_on_speed_is_kept(tiny_request: Make) -> None:
+    free = build(tiny_request(allocator=AllocatorChoice.RAMP, dry_run=True), EventBus())
+    wanted = 1.02 * free.predicted_decode_tok_s
+    fast = build(tiny_request(allocator=AllocatorChoice.RAMP, dry_run=True, min_decode_tok_s=wanted), EventBus())
+    assert fast.predicted_decode_tok_s >= wanted

@@ -1,0 +1,1 @@
+"""Parts of `tools/policy_page.py`: transfer between families, the page."""

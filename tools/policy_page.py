@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""How well the allocation policy does, measured and written down.
+
+    python tools/policy_page.py transfer zoo/cases -o docs/results/policy-transfer.json --seeds 5
+    ramp-edge build MODEL --allocator best ... -o out    # and again at other sizes
+    python tools/policy_page.py builds out*/build.json --texts 'calibrated on A, measured on B' -o docs/results/policy-builds.json
+    python tools/policy_page.py page --builds docs/results/policy-builds.json \\
+        --transfer docs/results/policy-transfer.json --trials docs/results/policy-trials.json -o docs/policy.md
+
+`transfer` trains without each family and allocates its models; finished runs in the record are not done again. `page` writes the page from
+the records alone; what has no record is named as not measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from policy.page import page
+from policy.summary import build_summary
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    run, builds, write = (verbs.add_parser(name) for name in ("transfer", "builds", "page"))
+    run.add_argument("cases", type=Path, nargs="+")
+    run.add_argument("--seeds", type=int, default=5)
+    run.add_argument("--rounds", type=int, default=60)
+    run.add_argument("--threads", type=int, default=1)
+    builds.add_argument("records", type=Path, nargs="+", help="build.json of builds with --allocator best")
+    builds.add_argument("--texts", required=True, help="in words: what was calibrated and measured on")
+    write.add_argument("--transfer", type=Path)
+    write.add_argument("--trials", type=Path, help="designs that were tried, one run each")
+    write.add_argument("--builds", type=Path)
+    for verb in (run, builds, write):
+        verb.add_argument("-o", "--output", type=Path, required=True)
+    return parser.parse_args(argv)
+
+
+def save(path: Path, text: str) -> None:
+    """Beside, then renamed."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Fill the record run by run, seed by seed, so that a stop leaves whole rounds of families."""
+    import torch
+    from policy.explained import explained
+    from policy.transfer import rivals, transfer
+
+    from ramp_edge.train.files import read_cases
+    from ramp_edge.train.run import TrainSettings
+
+    torch.set_num_threads(options.threads)
+    cases = read_cases(options.cases)
+    settings = TrainSettings(rounds=options.rounds)
+    record = json.loads(options.output.read_text()) if options.output.exists() else {"runs": []}
+    if "rivals" not in record:
+        record["models"] = [
+            {"name": c.name, "family": c.family, "tensors": len(c.names), "weights": int(c.n_weights.sum())} for c in cases
+        ]  # fmt: skip
+        record["explained"] = explained(cases)
+        record["rivals"] = rivals(cases)
+        save(options.output, json.dumps(record, indent=1))
+    done = {(r["family"], r["seed"], r["rounds"]) for r in record["runs"]}
+    for seed in range(options.seeds):
+        for family in sorted({c.family for c in cases}):
+            if (family, seed, settings.rounds) not in done:
+                record["runs"].append(transfer(cases, family, replace(settings, seed=seed)))
+                save(options.output, json.dumps(record, indent=1))
+                print(f"without {family}, seed {seed}: done", flush=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line entry."""
+    options = parse(argv)
+    if options.verb == "transfer":
+        measure(options)
+    elif options.verb == "builds":
+        found = [build_summary(json.loads(path.read_text()), options.texts) for path in options.records]
+        save(options.output, json.dumps(found, indent=1) + "\n")
+    else:
+        paths = (options.transfer, options.builds, options.trials)
+        records = (None if p is None else json.loads(p.read_text()) for p in paths)
+        save(options.output, page(*records))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""What the policy learns from: each model's features and its table of predicted KL, from the very calibration of a build."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from ramp_edge.allocate.cases import ModelCase
+from ramp_edge.codec.types import FLOAT_TYPES, QuantType
+from ramp_edge.events import EventBus
+from ramp_edge.model.architecture import architecture_facts
+from ramp_edge.model.gguf_file import open_inventory
+from ramp_edge.pipeline.budget import legal_choices
+from ramp_edge.pipeline.calibration import calibrate, prepare_text
+from ramp_edge.pipeline.features import policy_features
+from ramp_edge.pipeline.request import BuildRequest, Effort
+from ramp_edge.pipeline.texts import cut_texts, read_texts
+from ramp_edge.profile.load import load_target
+from ramp_edge.records import ErrorTable, ModelFeatures, ModelInventory, Role
+
+
+def measure_case(model: Path, texts: list[Path], device: str, cache: Path, threads: int, effort: Effort) -> ModelCase:
+    """Calibrate a model (or find it in `cache`) and gather its case."""
+    os.environ["RAMP_EDGE_CACHE"] = str(cache)
+    events = EventBus()
+    request = BuildRequest(
+        model=str(model),
+        device=device,
+        output=cache / "unused",
+        calibration=tuple(texts),
+        effort=effort,
+        threads=threads,
+    )
+    target = load_target(device)
+    inventory, tensors = open_inventory(model, events=events)
+    facts = architecture_facts(inventory.architecture)
+    assert facts is not None
+    legal = legal_choices(request, inventory, target, calibrated=True)
+    given = cut_texts(request, read_texts(request), inventory, events)
+    text = prepare_text(request, inventory, given, threads, events)
+    with ThreadPoolExecutor(threads) as pool:
+        done = calibrate(request, inventory, facts, tensors, legal, text, target.backend, pool, events)
+    features = policy_features(inventory, facts, tensors, done.store, events)
+    types = sorted((t for t in target.types if t not in FLOAT_TYPES), key=lambda t: (t.bits_per_weight, int(t)))
+    return gather(inventory, features, done.table, types)
+
+
+def gather(
+    inventory: ModelInventory, features: ModelFeatures, table: ErrorTable, types: Sequence[QuantType]
+) -> ModelCase:
+    """A case from what calibration gave; types that the table lacks for a tensor are not legal there."""
+    infos = [inventory.tensor(name) for name in features.names]
+    return ModelCase(
+        name=inventory.path.stem,
+        family=inventory.architecture,
+        names=features.names,
+        features=features.values,
+        n_rows=np.array([t.n_rows for t in infos], np.int64),
+        n_cols=np.array([t.n_cols for t in infos], np.int64),
+        read_per_token=np.array([t.role is not Role.TOKEN_EMBD or inventory.tied_embedding for t in infos]),
+        types=tuple(types),
+        kl=np.array([[table.kl[t.name].get(q, np.nan) for q in types] for t in infos], np.float64),
+    )

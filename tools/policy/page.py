@@ -36,7 +36,12 @@ with batched episodes (`ramp_edge/train/`, `ramp-edge train`), the replay seeded
 """
 
 
-def page(transfer: dict[str, Any] | None, builds: list[dict[str, Any]] | None, trials: dict[str, Any] | None) -> str:
+def page(
+    transfer: dict[str, Any] | None,
+    builds: list[dict[str, Any]] | None,
+    trials: dict[str, Any] | None,
+    zoo: dict[str, Any] | None,
+) -> str:
     """The page."""
     parts = [
         _DESIGN,

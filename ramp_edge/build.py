@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ramp_edge import __version__
+from ramp_edge.allocate.policy import load_policy
 from ramp_edge.calibrate.text import TextWindows
 from ramp_edge.emit.layout import MetadataItem
 from ramp_edge.emit.write import output_error, require_space
@@ -61,6 +62,8 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
         target = load_target(request.device)
         check_output(request.output)
         texts = read_texts(request)
+        if request.policy is not None:
+            load_policy(request.policy)  # a file that is none is told before anything expensive
         path = find_model(request.model, events)
         check_inputs(request.output, _inputs(request, path, target))
         check_replaced(request.output)
@@ -117,8 +120,9 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
 
         # 6. Quantize, measure, choose
         fingerprint = request.fingerprint(
-            inventory.sha256, _text_hash(text), str(to_plain(target)), str(sorted(versions().items()))
-        )
+            inventory.sha256, _text_hash(text), str(to_plain(target)), str(sorted(versions().items())),
+            "" if request.policy is None else file_sha256(request.policy),
+        )  # fmt: skip
         workspace = Workspace(request.output, fingerprint, request.settings(), resume=request.resume)
         require_space(workspace.folder, 2 * problem.file_bytes(plans[0].types))
         finalists = Finalists(

@@ -5,7 +5,7 @@
     ramp-edge build MODEL --allocator best ... -o out    # and again at other sizes
     python tools/policy_page.py builds out*/build.json --texts 'calibrated on A, measured on B' -o docs/results/policy-builds.json
     python tools/policy_page.py page --builds docs/results/policy-builds.json \\
-        --transfer docs/results/policy-transfer.json --trials docs/results/policy-trials.json -o docs/policy.md
+        --transfer docs/results/policy-transfer.json --trials docs/results/policy-trials.json --zoo docs/results/policy-zoo.json -o docs/policy.md
 
 `transfer` trains without each family and allocates its models; finished runs in the record are not done again. `page` writes the page from
 the records alone; what has no record is named as not measured.
@@ -38,6 +38,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     builds.add_argument("records", type=Path, nargs="+", help="build.json of builds with --allocator best")
     builds.add_argument("--texts", required=True, help="in words: what was calibrated and measured on")
     write.add_argument("--transfer", type=Path)
+    write.add_argument("--zoo", type=Path, help="figures of the zoo's training, by model")
     write.add_argument("--trials", type=Path, help="designs that were tried, one run each")
     write.add_argument("--builds", type=Path)
     for verb in (run, builds, write):
@@ -90,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
         found = [build_summary(json.loads(path.read_text()), options.texts) for path in options.records]
         save(options.output, json.dumps(found, indent=1) + "\n")
     else:
-        paths = (options.transfer, options.builds, options.trials)
+        paths = (options.transfer, options.builds, options.trials, options.zoo)
         records = (None if p is None else json.loads(p.read_text()) for p in paths)
         save(options.output, page(*records))
     return 0

@@ -112,7 +112,7 @@ class Finalists:
         self._run_reference()
         best = plans[0].predicted_kl or 0.0
         # A plan predicted far behind the best is not worth minutes of measuring.
-        worth = [p for p in plans if (p.predicted_kl or 0.0) <= 2.0 * best + 1e-12]
+        worth = [p for p in plans if (p.predicted_kl or 0.0) <= 2.0 * best + 1e-12 or self._asked_for(p)]
         for index, plan in enumerate(self._measured_first(worth)[: self._effort.measured_candidates]):
             self.finalists.append(self._ours(index, plan))
         self.finalists.extend(self._stock_finalists())
@@ -132,9 +132,10 @@ class Finalists:
 
     def _measured_first(self, plans: Sequence[Allocation]) -> list[Allocation]:
         """The best prediction, then with --allocator best the policy's plan, whatever the table thinks of it, then the others."""
-        if self._request.allocator is not AllocatorChoice.BEST:
-            return list(plans)
-        return sorted(plans, key=lambda p: 0 if p is plans[0] else 1 if p.origin == POLICY_ORIGIN else 2)
+        return sorted(plans, key=lambda p: 0 if p is plans[0] else 1 if self._asked_for(p) else 2)
+
+    def _asked_for(self, plan: Allocation) -> bool:
+        return self._request.allocator is AllocatorChoice.BEST and plan.origin == POLICY_ORIGIN
 
     def _why_not(self, finalist: Finalist) -> str:
         """Why the user's limits exclude a stock preset, or nothing. Our own plans were checked when they were proposed."""

@@ -51,7 +51,7 @@ def export(network: Network, tokenizer: Tokenizer, path: Path, *, name: str, des
     writer.add_head_count_kv(shape.n_head_kv)
     writer.add_rope_dimension_count(shape.head_dim)
     writer.add_rope_freq_base(shape.rope_base)
-    if shape.family != "llama":
+    if shape.head_dim * shape.n_head != shape.n_embd or shape.family != "llama":
         writer.add_key_length(shape.head_dim)
         writer.add_value_length(shape.head_dim)
     if shape.gemma:

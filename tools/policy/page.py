@@ -36,9 +36,23 @@ with batched episodes (`ramp_edge/train/`, `ramp-edge train`), the replay seeded
 """
 
 
-def page(transfer: dict[str, Any] | None, builds: list[dict[str, Any]] | None, trials: dict[str, Any] | None) -> str:
+def page(
+    transfer: dict[str, Any] | None,
+    builds: list[dict[str, Any]] | None,
+    trials: dict[str, Any] | None,
+    zoo: dict[str, Any] | None,
+) -> str:
     """The page."""
-    parts = [_DESIGN, _features(), _METHOD, _builds(builds), _trials(trials), _transfer(transfer), _open(transfer)]
+    parts = [
+        _DESIGN,
+        _features(),
+        _METHOD,
+        _builds(builds),
+        _trials(trials),
+        _transfer(transfer),
+        _zoo(zoo),
+        _open(transfer),
+    ]
     return "".join(parts)
 
 
@@ -84,6 +98,7 @@ def _trials(trials: dict[str, Any] | None) -> str:
     """Designs that were tried."""
     if trials is None:
         return ""
+    failed = trials["failure"]
     rows = [{"design": "the outline, nothing learned", **trials["outline"]}, *trials["trials"]]
     table = [
         "| "
@@ -99,6 +114,7 @@ def _trials(trials: dict[str, Any] | None) -> str:
         + trials["note"]
         + "\n\n| design | train, mean | test, median | test, mean |\n|---|---:|---:|---:|\n"
         + "".join(table)
+        + f"\nWhere the outline fails: {failed['model']}: KL {failed['outline_kl']:.4f}, the knapsack's {failed['knapsack_kl']:.4f}.\n"
     )
 
 
@@ -139,6 +155,20 @@ def _transfer(transfer: dict[str, Any] | None) -> str:
             out.append(f"| {family} | {len(of)} | {outline:.3f} | {spread[0]} | {spread[1]} |\n")
     out.append(_explained(transfer["explained"]))
     return "".join(out)
+
+
+def _zoo(zoo: dict[str, Any] | None) -> str:
+    """How little the zoo was trained."""
+    if zoo is None:
+        return ""
+    rows = [
+        f"| {n} | {f['minutes']:g} | {f['tokens_seen']:,} | {f['held_out_perplexity']:.0f} |\n" for n, f in zoo.items()
+    ]
+    return (
+        "\n## The zoo\n\nSmall models by `tools/build_zoo.py`, trained on public-domain books for minutes on a share of one core: barely trained, "
+        "which makes their tables steeper than a real model's.\n\n| model | minutes | tokens seen | held-out perplexity |\n|---|---:|---:|---:|\n"
+        + "".join(rows)
+    )
 
 
 def _explained(explained: dict[str, Any]) -> str:

@@ -131,10 +131,7 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
         winner = finalists.choose(plans)
 
         # 7. Verify, let both models speak, move into place
-        if winner.layout is not None:
-            verify_file(winner.path, winner.layout, tensors, limits.max_file_bytes, events)
-        else:
-            verify_stock_file(winner.path, winner.allocation.types, limits.max_file_bytes, events)
+        _verify(winner, tensors, limits.max_file_bytes, events)
         sample = continuation_of(inventory.path, winner.path, request.seed, threads, events)
         record = _record(request, problem, text, plans, events, folding, winner=winner, finalists=finalists)
         record = dataclasses.replace(record, continuation=sample, stage_seconds=dict(events.stage_seconds))
@@ -142,6 +139,14 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
         workspace.remove()
         draw_beside(request.output / RECORD_FILE, events)
         return record
+
+
+def _verify(winner: Finalist, tensors: GgufTensors, max_file_bytes: int | None, events: EventBus) -> None:
+    """The file against what was planned, whoever wrote it."""
+    if winner.layout is not None:
+        verify_file(winner.path, winner.layout, tensors, max_file_bytes, events)
+    else:
+        verify_stock_file(winner.path, winner.allocation.types, max_file_bytes, events)
 
 
 def _both_kinds(plain: list[Allocation], folded: list[Allocation]) -> list[Allocation]:

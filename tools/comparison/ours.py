@@ -165,19 +165,22 @@ class Compiler:
         search: Search,
         *,
         scales: bool = True,
-    ) -> Folded:
-        """The build's folding for these types."""
+    ) -> Folded | None:
+        """The build's folding for these types; None where the text is too short to judge it, as in a build."""
+        if not self._calibrated.held_out_windows:
+            return None
         counts = np.bincount(self._text.calibration.reshape(-1), minlength=self.inventory.hyper.vocab_size)
         store, backend = self._calibrated.store, self._target.backend
         costs = FoldCosts(self.inventory, self.tensors, store, moments, counts, table, backend, search)
-        found = Folding(costs, allocate, self._events, scales=scales).run()
-        assert found is not None
-        return found
+        return Folding(costs, allocate, self._events, scales=scales).run()
 
     def emit_folded(
-        self, output: Path, types: Mapping[str, QuantType], folded: Folded, moments: Moments, search: Search
+        self, output: Path, types: Mapping[str, QuantType], folded: Folded | None, moments: Moments, search: Search
     ) -> None:
-        """A GGUF of `types` of the folded model."""
+        """A GGUF of `types` of the folded model; of the model as it is where there are no folds."""
+        if folded is None:
+            self.emit(output, types, moments, search)
+            return
         with ThreadPoolExecutor(self.threads) as pool:
             plain = Emitter(self.inventory, self.tensors, moments, pool, self._events, search)
             folded_emitter(plain, self.tensors, moments, folded).write(output, types, self._metadata())
@@ -241,7 +244,9 @@ def whole(compiler: Compiler, at: Mapping[str, int]) -> list[Made]:
         def write(output: Path, size: int = size) -> None:
             allocate = partial(compiler.allocate, size=size)
             folded = compiler.fold(compiler.table, allocate, compiler.moments, compiler.search)
-            compiler.emit_folded(output, allocate(folded.table), folded, compiler.moments, compiler.search)
+            compiler.emit_folded(
+                output, allocate(folded.table if folded else compiler.table), folded, compiler.moments, compiler.search
+            )
 
         made.append(compiler.workshop.make(f"ramp-edge @ {label}", OURS, write, at=label))
     return made
@@ -273,7 +278,7 @@ def _write_without(compiler: Compiler, part: Part, preset: str, size: int, outpu
         compiler.emit(output, allocate(table), moments, search)
         return
     folded = compiler.fold(table, allocate, moments, search, scales=part.scales)
-    compiler.emit_folded(output, allocate(folded.table), folded, moments, search)
+    compiler.emit_folded(output, allocate(folded.table if folded else table), folded, moments, search)
 
 
 def _always(types: dict[str, QuantType], _table: ErrorTable) -> dict[str, QuantType]:

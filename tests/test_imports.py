@@ -39,6 +39,7 @@ RANK = {
     "cache": 1,
     "threads": 0,
     "compiled": 0,
+    "beside": 0,
     "plain": 0,
     "record_files": 0,
     "yaml_source": 1,

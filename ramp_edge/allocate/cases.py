@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ramp_edge.allocate.knapsack import Item, Plan, solve
+from ramp_edge.beside import written_beside
 from ramp_edge.codec.types import QuantType
 
 Float32 = npt.NDArray[np.float32]
@@ -52,14 +53,12 @@ class ModelCase:
 
     def save(self, path: Path) -> None:
         """One npz; it appears whole or not at all."""
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as stream:
+        with written_beside(path) as partial, partial.open("wb") as stream:
             np.savez_compressed(
                 stream, version=_VERSION, name=self.name, family=self.family, names=np.array(self.names), features=self.features,
                 n_rows=self.n_rows, n_cols=self.n_cols, read_per_token=self.read_per_token,
                 types=np.array([t.name for t in self.types]), kl=self.kl,
             )  # fmt: skip
-        partial.replace(path)
 
 
 def load_case(path: Path) -> ModelCase:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from ramp_edge.allocate.cases import Task
 from ramp_edge.allocate.episode import N_STATE, STATE_NAMES, Episodes, stack
+from ramp_edge.beside import written_beside
 from ramp_edge.codec.types import QuantType
 from ramp_edge.errors import PolicyFileError
 
@@ -48,12 +49,10 @@ class Policy:
 
     def save(self, path: Path) -> None:
         """Write the file beside, then rename."""
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as stream:
+        with written_beside(path) as partial, partial.open("wb") as stream:
             record = np.array(json.dumps({**self.record, "version": POLICY_VERSION}))
             arrays: dict[str, Any] = {"record": record, **self.weights}
             np.savez(stream, **arrays)
-        partial.replace(path)
 
 
 OUTLINE = N_STATE - len(STATE_NAMES) + STATE_NAMES.index("outline")

@@ -136,18 +136,13 @@ def gate_init_command(
 
 def write_text(path: Path, text: str) -> None:
     """Write beside, then rename. Raises OutputError."""
-    import contextlib
-
+    from ramp_edge.beside import written_beside
     from ramp_edge.errors import OutputError
 
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        with written_beside(path) as partial:
+            partial.write_text(text, encoding="utf-8")
     except OSError as error:
         raise OutputError(
             f"cannot write {path}: {error.strerror or error}", hint="check the folder and its permissions"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()

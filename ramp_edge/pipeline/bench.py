@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import posixpath
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ramp_edge.beside import written_beside
 from ramp_edge.device.bench import bench
 from ramp_edge.device.bench_plan import BenchOptions
 from ramp_edge.device.bench_records import BenchRecord, bench_json
@@ -136,12 +136,8 @@ def check_bench_output(path: Path) -> None:
 
 def write_bench(path: Path, record: BenchRecord) -> None:
     """Write beside, then rename. Raises OutputError."""
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(bench_json(record), encoding="utf-8")
-        partial.replace(path)
+        with written_beside(path) as partial:
+            partial.write_text(bench_json(record), encoding="utf-8")
     except OSError as error:
         raise output_error(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()

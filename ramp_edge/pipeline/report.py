@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
+from ramp_edge.beside import written_beside
 from ramp_edge.errors import RampEdgeError, UsageError
 from ramp_edge.events import EventBus
 from ramp_edge.record_files import BENCH_FILE, BOARD_BENCH_FILES, BUILD_FILE, REPORT_FILE
@@ -74,15 +75,11 @@ def check_report_output(path: Path) -> None:
 
 def write_report(path: Path, text: str) -> None:
     """Write beside, then rename. Raises OutputError."""
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        with written_beside(path) as partial:
+            partial.write_text(text, encoding="utf-8")
     except OSError as error:
         raise _output_error(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
 
 
 def _output_error(path: Path, error: OSError) -> RampEdgeError:

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ramp_edge.beside import written_beside
 from ramp_edge.emit.write import output_error
 from ramp_edge.errors import ResumeError
 
@@ -54,9 +55,8 @@ class Workspace:
             )
 
     def _write(self, path: Path, data: object) -> None:
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(data, indent=1))
-        partial.replace(path)
+        with written_beside(path) as partial:
+            partial.write_text(json.dumps(data, indent=1))
 
     def load(self, name: str) -> Any | None:
         """A finished step's result, or None."""

@@ -19,6 +19,7 @@ from ramp_edge.allocate.cases import ModelCase, Task
 from ramp_edge.allocate.episode import N_STATE
 from ramp_edge.allocate.policy import OUTLINE, Policy
 from ramp_edge.allocate.reward import RewardWeights
+from ramp_edge.beside import written_beside
 from ramp_edge.errors import ResumeError
 from ramp_edge.events import EventBus
 from ramp_edge.train.rollout import Act, Arena, Outcome
@@ -179,7 +180,6 @@ class Training:
 
     def save(self, path: Path) -> None:
         """The whole state, written beside and renamed."""
-        partial = path.with_suffix(".partial")
         state = {
             "version": CHECKPOINT_VERSION,
             "fingerprint": self._fingerprint,
@@ -189,8 +189,8 @@ class Training:
             "best": None if self.best is None else asdict(self.best),
             "best_actor": self._best_actor,
         }
-        torch.save(state, partial)
-        partial.replace(path)
+        with written_beside(path) as partial:
+            torch.save(state, partial)
 
     def resume(self, path: Path) -> None:
         """Take up a checkpoint. Raises ResumeError for one of other settings or cases."""

@@ -9,15 +9,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from ramp_edge.codec.codebooks import BLOCK_COLS, SIGN_COLS
 from ramp_edge.compiled import compiled
 from ramp_edge.quantize.rounding import hand_on
 
 Float32 = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
-
-SLAB_COLS = 256
-SIGN_COLS = 8
 
 
 @compiled
@@ -123,17 +121,17 @@ def choose_entries(
     [n_rows, 256]; all columns after the slab take its errors.
     """
     width, n_entries = grid.shape
-    cols = SLAB_COLS // scales.shape[1]
-    diagonal = np.empty(SLAB_COLS, np.float32)
-    lengths = np.zeros((SLAB_COLS // width, n_entries), np.float32)
-    for c in range(SLAB_COLS):
+    cols = BLOCK_COLS // scales.shape[1]
+    diagonal = np.empty(BLOCK_COLS, np.float32)
+    lengths = np.zeros((BLOCK_COLS // width, n_entries), np.float32)
+    for c in range(BLOCK_COLS):
         diagonal[c] = root[first + c, first + c]
         for e in range(n_entries):
             lengths[c // width, e] += diagonal[c] * diagonal[c] * grid[c % width, e] * grid[c % width, e]
     score, moved = np.empty(n_entries, np.float32), np.empty(cols, np.float32)
     flipped, best_flipped = np.empty(cols, np.uint8), np.empty(cols, np.uint8)
     found, best_found = np.empty(cols // width, np.int64), np.empty(cols // width, np.int64)
-    residual, best_residual = np.empty(cols, np.float32), np.empty((1, cols), np.float32)
+    residual, residuals = np.empty(cols, np.float32), np.empty((len(work), cols), np.float32)
     for group in range(scales.shape[1]):
         start = group * cols
         at, end = first + start, first + start + cols
@@ -153,7 +151,7 @@ def choose_entries(
                 if cost < best_cost:
                     best_cost = cost
                     scales[r, group] = s
-                    best_flipped[:], best_found[:], best_residual[0, :] = flipped, found, residual
+                    best_flipped[:], best_found[:], residuals[r, :] = flipped, found, residual
             negative[r, start : start + cols] = best_flipped
             entries[r, start // width : (start + cols) // width] = best_found
-            hand_on(work[r : r + 1], best_residual, inverse, at)
+        hand_on(work, residuals, inverse, at)

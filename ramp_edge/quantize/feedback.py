@@ -43,12 +43,14 @@ def quantize_rows(
     return data, decode(quant_type, data, rows.shape[1])
 
 
-def _coded_slab(work: torch.Tensor, start: int, quant_type: QuantType, factor: FeedbackFactor) -> Bytes:
+def _coded_slab(
+    work: torch.Tensor, start: int, quant_type: QuantType, factor: FeedbackFactor, importance: Float32
+) -> Bytes:
     """ggml's bytes for a slab of `work` as it stands, the block's columns as they lie in the file."""
-    slab = quant_type.block_size
-    within = np.argsort(factor.order[start : start + slab])
-    importance = factor.importance(slab)[start : start + slab][within]
-    return encode(quant_type, np.ascontiguousarray(work[:, start : start + slab].numpy()[:, within]), importance)
+    end = start + quant_type.block_size
+    within = np.argsort(factor.order[start:end])
+    target = np.ascontiguousarray(work[:, start:end].numpy()[:, within])
+    return encode(quant_type, target, importance[start:end][within])
 
 
 def _codebook_rows(book: Codebook, rows: Float32, factor: FeedbackFactor, search: Search) -> Bytes:
@@ -59,36 +61,42 @@ def _codebook_rows(book: Codebook, rows: Float32, factor: FeedbackFactor, search
     quant_type, (n_rows, n_cols) = book.quant_type, rows.shape
     slab = quant_type.block_size
     work = np.ascontiguousarray(rows[:, factor.order], dtype=np.float32)
-    view = torch.from_numpy(work)
-    grid = np.ascontiguousarray(book.grid.T)
-    blocks = np.empty((n_rows, n_cols // slab, quant_type.block_bytes), dtype=np.uint8)
+    importance, grid = factor.importance(slab), np.ascontiguousarray(book.grid.T)
+    root, inverse = factor.root.numpy(), factor.inverse.numpy()
+    d = np.empty((n_rows, n_cols // slab), np.float32)
+    scales = np.empty((n_rows, n_cols // book.scale_cols), np.uint8)
+    entries = np.empty((n_rows, n_cols // book.width), np.int64)
+    negative = np.empty((n_rows, n_cols), np.uint8)
     for start in range(0, n_cols, slab):
-        order = factor.order[start : start + slab]
-        base = order.min()
-        # Which scale and which entry of the file each place of the coding order is.
-        scale_places = (order[:: book.scale_cols] - base) // book.scale_cols
-        entry_places = (order[:: book.width] - base) // book.width
-        d, scales = book.read_scales(_coded_slab(view, start, quant_type, factor))
-        coded = np.ascontiguousarray(scales[:, scale_places])
-        entries = np.empty((n_rows, slab // book.width), np.int64)
-        negative = np.empty((n_rows, slab), np.uint8)
+        data = _coded_slab(torch.from_numpy(work), start, quant_type, factor, importance)
+        own_d, in_file = book.read_scales(data)
+        # The slab's part of each array, all in coding order.
+        parts = (slice(start // size, (start + slab) // size) for size in (book.scale_cols, book.width, 1))
+        own_scales, own_entries, own_negative = (
+            v[:, p] for v, p in zip((scales, entries, negative), parts, strict=True)
+        )
+        order = factor.order[start : start + slab : book.scale_cols]
+        own_scales[:] = in_file[:, (order - order.min()) // book.scale_cols]
+        d[:, start // slab] = own_d
         choose_entries(
-            work, start, d, coded, grid, np.float32(book.offset), np.float32(book.slope), book.even_signs,
-            search.codebook_reach, factor.root.numpy(), factor.inverse.numpy(), entries, negative,
+            work, start, own_d, own_scales, grid, np.float32(book.offset), np.float32(book.slope), book.even_signs,
+            search.codebook_reach, root, inverse, own_entries, own_negative,
         )  # fmt: skip
-        in_file = np.empty_like(coded), np.empty_like(entries), np.empty_like(negative)
-        in_file[0][:, scale_places], in_file[1][:, entry_places], in_file[2][:, order - base] = coded, entries, negative
-        blocks[:, base // slab] = book.write(d, *in_file)
-    return blocks.reshape(n_rows, -1)
+    d, scales, entries, negative = (_as_in_file(v, factor, n_cols) for v in (d, scales, entries, negative))
+    n_blocks = n_rows * d.shape[1]
+    return book.write(
+        d.reshape(-1), scales.reshape(n_blocks, -1), entries.reshape(n_blocks, -1), negative.reshape(n_blocks, -1)
+    ).reshape(n_rows, -1)
 
 
 def _slabs(quant_type: QuantType, rows: Float32, factor: FeedbackFactor) -> Bytes:
     """Types that ggml's codec does a slab at a time."""
     slab, (n_rows, n_cols) = quant_type.block_size, rows.shape
     work = torch.from_numpy(np.ascontiguousarray(rows[:, factor.order], dtype=np.float32))
+    importance = factor.importance(slab)
     blocks = np.empty((n_rows, n_cols // slab, quant_type.block_bytes), dtype=np.uint8)
     for start in range(0, n_cols, slab):
-        data = _coded_slab(work, start, quant_type, factor)
+        data = _coded_slab(work, start, quant_type, factor, importance)
         blocks[:, factor.order[start] // slab] = data
         within = np.argsort(factor.order[start : start + slab])
         target = work[:, start : start + slab].numpy()

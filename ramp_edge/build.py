@@ -50,7 +50,7 @@ from ramp_edge.pipeline.verification import verify_file, verify_stock_file
 from ramp_edge.pipeline.workspace import Workspace
 from ramp_edge.profile.load import load_target
 from ramp_edge.profile.memory import weight_bytes
-from ramp_edge.records import Allocation, ArchitectureFacts, DeviceTarget, EvaluationResult, ModelInventory
+from ramp_edge.records import Allocation, ArchitectureFacts, DeviceTarget, ModelInventory
 from ramp_edge.threads import default_threads
 
 
@@ -216,14 +216,11 @@ def _best_preset(
 ) -> CandidateRecord | None:
     """The stock preset to stand beside: the best measured one, the winner itself where that is it, else the best
     predicted one of no more bytes."""
-
-    def measured_kl(record: CandidateRecord) -> float:
-        result: EvaluationResult | None = record.evaluation
-        return result.divergence.mean_kl if result is not None and result.divergence is not None else float("inf")
-
     stock = [r for r in records if r.codec == "stock"]
     if stock:
-        return next((r for r in stock if r.chosen), None) or min(stock, key=measured_kl)
+        return next((r for r in stock if r.chosen), None) or min(
+            stock, key=lambda r: float("inf") if r.measured_kl is None else r.measured_kl
+        )
     presets = [r for r in records if r.origin.startswith("preset:") and r.file_bytes <= limit_bytes]
     return min(presets, key=lambda r: r.predicted_kl or 0.0) if presets else None
 

@@ -298,3 +298,8 @@ class EvaluationResult:
     divergence: Divergence | None
     """None for the reference itself."""
     seconds: float
+
+    @property
+    def mean_kl(self) -> float | None:
+        """Mean KL to the reference; None for the reference itself."""
+        return None if self.divergence is None else self.divergence.mean_kl

@@ -102,7 +102,7 @@ def folded_moments(
         moments = load(site)
         if (scale := columns.get(site)) is not None:
             moments = moments / np.outer(scale, scale)
-        if plan.order is not None and site.rsplit(".", maxsplit=1)[-1] in _RESIDUAL_SITES:
+        if plan.order is not None and reordered(site):
             moments = moments[np.ix_(plan.order, plan.order)]
         return np.ascontiguousarray(moments, dtype=np.float32)
 

@@ -78,9 +78,8 @@ class Finalist:
     @property
     def measured_kl(self) -> float:
         """Mean KL, or infinity where nothing was measured."""
-        if self.evaluation is None or self.evaluation.divergence is None:
-            return float("inf")
-        return self.evaluation.divergence.mean_kl
+        found = None if self.evaluation is None else self.evaluation.mean_kl
+        return float("inf") if found is None else found
 
 
 class Finalists:

@@ -11,15 +11,15 @@ import numpy.typing as npt
 import torch
 
 from ramp_edge.calibrate.activations import rounding_errors
-from ramp_edge.calibrate.store import EMBEDDING_SITE, HEAD_SITE, TIED_SITE, CalibrationStore
+from ramp_edge.calibrate.store import EMBEDDING_SITE, HEAD_SITE, TIED_SITE
 from ramp_edge.codec.activations import ACTIVATION_BLOCKS, activation_block
 from ramp_edge.codec.types import QuantType
 from ramp_edge.fold.apply import SourceTensors, reordered
 from ramp_edge.fold.judge import moment_errors, output_errors
+from ramp_edge.pipeline.calibration import Calibrated
 from ramp_edge.quantize.feedback import quantize_rows
 from ramp_edge.quantize.hessian import FeedbackFactor, feedback_factor
 from ramp_edge.quantize.search import Search
-from ramp_edge.quantize.table import Moments
 from ramp_edge.records import ErrorTable, ModelInventory, TensorInfo
 
 Float32 = npt.NDArray[np.float32]
@@ -93,19 +93,18 @@ class FoldCosts:
         self,
         inventory: ModelInventory,
         tensors: SourceTensors,
-        store: CalibrationStore,
-        moments: Moments,
-        token_counts: Int64,
-        table: ErrorTable,
+        calibrated: Calibrated,
         backend: str,
         search: Search,
     ) -> None:
-        self.inventory, self.table = inventory, table
-        self._tensors, self._store, self._moments, self._counts = tensors, store, moments, token_counts
+        self.inventory, self.table = inventory, calibrated.table
+        self._tensors, self._store, self._moments = tensors, calibrated.store, calibrated.moments
         self._backend, self._search = backend, search
+        tokens = calibrated.text.calibration.reshape(-1)
+        self._token_counts = np.bincount(tokens, minlength=inventory.hyper.vocab_size)
         # Both cores work on a site of their own.
-        self._held_out = lru_cache(maxsize=4)(store.held_out)
-        self._activation_kl = lru_cache(maxsize=None)(store.activation_kl)
+        self._held_out = lru_cache(maxsize=4)(calibrated.store.held_out)
+        self._activation_kl = lru_cache(maxsize=None)(calibrated.store.activation_kl)
 
     def site(self, tensor: TensorInfo) -> str | None:
         """The tensor's input site where its moments are known."""
@@ -126,7 +125,7 @@ class FoldCosts:
         """Rows of a tensor: evenly strided in the blocks, by the tokens' use outside."""
         tensor = self.inventory.tensor(name)
         if tensor.layer is None:
-            counts = self._counts.astype(np.float64)
+            counts = self._token_counts.astype(np.float64)
             drawn = np.random.default_rng(0).choice(len(counts), size=3 * SEARCHED_ROWS, p=counts / counts.sum())
             chosen = np.unique(drawn)
             rows = np.concatenate([self._tensors.load_tensor(name, int(i), int(i) + 1) for i in chosen])

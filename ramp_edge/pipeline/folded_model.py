@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from ramp_edge.codec.types import QuantType
 from ramp_edge.events import EventBus
 from ramp_edge.fold.apply import FoldedTensors, folded_moments
@@ -59,11 +57,7 @@ def search_folds(
     if not calibrated.held_out_windows:
         events.warn("the calibration text is too short to judge folds on a part of it: channels stay as they are")
         return None
-    inventory = problem.inventory
-    counts = np.bincount(calibrated.text.calibration.reshape(-1), minlength=inventory.hyper.vocab_size)
-    costs = FoldCosts(
-        inventory, tensors, calibrated.store, calibrated.moments, counts, problem.table, problem.target.backend, search
-    )
+    costs = FoldCosts(problem.inventory, tensors, calibrated, problem.target.backend, search)
 
     def allocate(table: ErrorTable) -> dict[str, QuantType] | None:
         plans = knapsack(replace(problem, table=table))
@@ -95,12 +89,7 @@ def folding_record(mode: str, folded: Folded, candidates: Sequence[CandidateReco
         reordered=folded.plan.order is not None,
         predicted_kl_unfolded=best(False, lambda c: c.predicted_kl),
         predicted_kl_folded=best(True, lambda c: c.predicted_kl),
-        measured_kl_unfolded=best(False, _measured_kl),
-        measured_kl_folded=best(True, _measured_kl),
+        measured_kl_unfolded=best(False, lambda c: c.measured_kl),
+        measured_kl_folded=best(True, lambda c: c.measured_kl),
         groups=folded.outcomes,
     )
-
-
-def _measured_kl(candidate: CandidateRecord) -> float | None:
-    result = candidate.evaluation
-    return None if result is None or result.divergence is None else result.divergence.mean_kl

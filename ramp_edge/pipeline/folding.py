@@ -219,14 +219,16 @@ class Folding:
             return _Found(outcome=GroupOutcome(group=group.name, kept=False, reason=reason))
         samples = {name: costs.sample(name) for name in readers}
         source = costs.basis(group.name, None)
-        plain = source if self._order is None else costs.basis(group.name, self._order)
+        plain = source if self._order is None or not reordered(group.name) else costs.basis(group.name, self._order)
         terms = [self._term(samples[n], types[n], plain) for n in readers]
         # Only groups whose scales are their columns' own have columns in another order.
         scales = plain.unplaced(search_scales(group, terms, plain.factor.price(), costs.energy(plain)))
         columns = group.columns(scales)
         folded = replace(plain, scales=columns, factor=plain.factor.scaled(plain.placed(columns)))
 
-        rounded = [(basis, costs.rounding_errors_sq(basis)) for basis in (source, plain, folded)]
+        source_errors = costs.rounding_errors_sq(source)
+        plain_errors = source_errors if plain is source else costs.rounding_errors_sq(plain)
+        rounded = ((source, source_errors), (plain, plain_errors), (folded, costs.rounding_errors_sq(folded)))
         before = after = variance = 0.0
         activations: dict[str, list[dict[int, Float64]]] = {}
         for name in readers:

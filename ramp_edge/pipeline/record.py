@@ -40,6 +40,11 @@ class CandidateRecord:
     predicted_decode_tok_s: float | None = None
     """By the device profile, at half of the context."""
 
+    @property
+    def measured_kl(self) -> float | None:
+        """Mean KL; None where it was not measured."""
+        return None if self.evaluation is None else self.evaluation.mean_kl
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorRecord:

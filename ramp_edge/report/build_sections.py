@@ -118,21 +118,14 @@ def candidate_label(candidate: CandidatePart) -> str:
     return f"all {name}" if candidate.origin.startswith("uniform:") else name
 
 
-def measured_kl(candidate: CandidatePart) -> float | None:
-    """Mean KL where it was measured."""
-    divergence = candidate.evaluation.divergence if candidate.evaluation is not None else None
-    return None if divergence is None else divergence.mean_kl
-
-
 def _points(build: BuildDocument, *, speed: bool) -> tuple[Point, ...]:
     points = []
     for candidate in build.candidates:
-        measured = measured_kl(candidate)
-        y = candidate.predicted_kl if measured is None else measured
+        divergence = candidate.divergence
+        y = candidate.predicted_kl if divergence is None else divergence.mean_kl
         x = candidate.predicted_decode_tok_s if speed else candidate.file_bytes
         if x is None or y is None or y <= 0:
             continue
-        divergence = candidate.evaluation.divergence if candidate.evaluation is not None else None
         kl = f"KL {kl_text(divergence)}" if divergence is not None else f"KL {significant(y)} predicted"
         place = f"{significant(x)} {TOK_S} predicted" if speed else human_bytes(candidate.file_bytes)
         points.append(
@@ -189,7 +182,7 @@ def candidates_section(build: BuildDocument) -> Section | None:
     ]
     rows = []
     for candidate in build.candidates:
-        divergence = candidate.evaluation.divergence if candidate.evaluation is not None else None
+        divergence = candidate.divergence
         tok_s = candidate.predicted_decode_tok_s
         rows.append(
             Row(
@@ -263,17 +256,12 @@ def quality_section(build: BuildDocument) -> Section | None:
 def feedback_section(build: BuildDocument) -> Section | None:
     """The same types by ramp-edge's quantizer and by llama.cpp's, where the build measured both."""
     # A folded file differs in more than rounding.
-    ours = {
-        c.origin: c for c in build.candidates if c.codec == "feedback" and not c.folded and measured_kl(c) is not None
-    }
-    stock = {c.origin: c for c in build.candidates if c.codec == "stock" and measured_kl(c)}
+    ours = {c.origin: d for c in build.candidates if c.codec == "feedback" and not c.folded and (d := c.divergence)}
+    stock = {c.origin: d for c in build.candidates if c.codec == "stock" and (d := c.divergence) and d.mean_kl}
     rows = []
     for origin in sorted(ours.keys() & stock.keys()):
-        a, b = ours[origin].evaluation, stock[origin].evaluation
-        if a is None or b is None or a.divergence is None or b.divergence is None:
-            continue
-        ratio = a.divergence.mean_kl / b.divergence.mean_kl
-        rows.append(Row(cells=(preset_name(origin), kl_text(b.divergence), kl_text(a.divergence), f"{ratio:.2f}")))
+        a, b = ours[origin], stock[origin]
+        rows.append(Row(cells=(preset_name(origin), kl_text(b), kl_text(a), f"{a.mean_kl / b.mean_kl:.2f}")))
     if not rows:
         return None
     table = Table(

@@ -33,7 +33,7 @@ def _quality(build: BuildDocument) -> tuple[Tone, str, tuple[str, ...]]:
     if build.dry_run:
         predicted = "" if build.predicted_kl is None else f"KL predicted: {significant(build.predicted_kl)} {NATS}."
         return Tone.PLAIN, "A plan: nothing is built or measured yet.", (predicted,) if predicted else ()
-    ours = build.evaluation.divergence if build.evaluation is not None else None
+    ours = build.divergence
     if ours is None:
         return Tone.PLAIN, "Built; its closeness to the original was not measured.", ()
     preset = build.best_preset
@@ -44,7 +44,7 @@ def _quality(build: BuildDocument) -> tuple[Tone, str, tuple[str, ...]]:
             f"This is llama.cpp's stock {name}: it measured better than every allocation of ramp-edge.",
             (f"KL divergence to the original: {kl_text(ours)} {NATS}.",),
         )
-    theirs = preset.evaluation.divergence if preset is not None and preset.evaluation is not None else None
+    theirs = preset.divergence if preset is not None else None
     if preset is None or theirs is None:
         text = f"KL divergence to the original: {kl_text(ours)} {NATS}. No stock preset was measured beside it."
         return Tone.PLAIN, "Built and measured.", (text,)
@@ -102,7 +102,7 @@ def build_figures(build: BuildDocument) -> Figures:
 
 
 def _kl_figure(build: BuildDocument) -> Figure | None:
-    divergence = build.evaluation.divergence if build.evaluation is not None else None
+    divergence = build.divergence
     if divergence is not None:
         text, spread = with_error(divergence.mean_kl, divergence.std_error)
         return Figure(

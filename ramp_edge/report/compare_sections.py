@@ -40,11 +40,6 @@ _SAME_PERPLEXITY = 1e-3
 _MOST_LISTED = 40
 
 
-def divergence_of(build: BuildDocument) -> DivergencePart | None:
-    """Measured KL, where there is one."""
-    return build.evaluation.divergence if build.evaluation is not None else None
-
-
 def unlike(first: BuildDocument, second: BuildDocument) -> str | None:
     """Why the KLs of two builds are of different things, or None."""
     if first.model.sha256 is None or first.model.sha256 != second.model.sha256:
@@ -59,7 +54,7 @@ def unlike(first: BuildDocument, second: BuildDocument) -> str | None:
 
 
 def _kl_cell(build: BuildDocument, first: BuildDocument) -> str:
-    ours, theirs = divergence_of(build), divergence_of(first)
+    ours, theirs = build.divergence, first.divergence
     if ours is None:
         return "" if build.predicted_kl is None else f"{significant(build.predicted_kl)} predicted"
     text = kl_text(ours)
@@ -90,7 +85,7 @@ def builds_table(builds: Sequence[Build], speeds: dict[str, SpeedPart]) -> Table
         number("Resident memory", lambda d: d.memory.total_bytes, human_bytes),
         row("Context (tokens)", lambda d: f"{d.model.ctx}{f', KV in {d.model.kv_type}' if d.model.kv_type else ''}"),
         row(f"KL ({NATS})", lambda d: _kl_cell(d, first)),
-        row("Same top token", lambda d: percent(v.top_token_agreement) if (v := divergence_of(d)) else ""),
+        row("Same top token", lambda d: percent(v.top_token_agreement) if (v := d.divergence) else ""),
         row("Perplexity", lambda d: ppl_text(d.evaluation) if d.evaluation else ""),
         number(f"Decode, predicted ({TOK_S})", lambda d: d.predicted_decode_tok_s, significant),
         row("Bounded by", lambda d: d.limit),
@@ -110,7 +105,7 @@ def builds_table(builds: Sequence[Build], speeds: dict[str, SpeedPart]) -> Table
 
 def builds_plot(builds: Sequence[Build]) -> list[Scatter]:
     """Bytes and predicted speed against KL, where the KLs are of one model and one text."""
-    known = [(b, d) for b in builds if (d := divergence_of(b.document)) is not None and d.mean_kl > 0]
+    known = [(b, d) for b in builds if (d := b.document.divergence) is not None and d.mean_kl > 0]
     if len(known) < 2 or any(unlike(known[0][0].document, b.document) for b, _ in known[1:]):
         return []
     plots = []

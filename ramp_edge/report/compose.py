@@ -26,7 +26,6 @@ from ramp_edge.report.compare_sections import (
     boards_section,
     budgets_section,
     builds_section,
-    divergence_of,
     types_section,
     unlike,
 )
@@ -191,7 +190,7 @@ def _comparison(evidence: Evidence) -> Report:
         details = [f"{claim.claim} {claim.figures}" for claim in claims]
     figures = []
     for build in builds:
-        divergence = divergence_of(build.document)
+        divergence = build.document.divergence
         if divergence is None:
             continue
         text, spread = with_error(divergence.mean_kl, divergence.std_error)
@@ -233,7 +232,7 @@ class _Claim:
 def _against(first: Build, other: Build) -> _Claim:
     """What the other build is beside the first."""
     size = f"{other.label} has {more_bytes(other.document.file_bytes, first.document.file_bytes)}"
-    a, b = divergence_of(first.document), divergence_of(other.document)
+    a, b = first.document.divergence, other.document.divergence
     why = unlike(first.document, other.document)
     if a is None or b is None or why:
         return _Claim(

@@ -146,6 +146,11 @@ class CandidatePart(_Part):
     chosen: bool
     folded: bool = False
 
+    @property
+    def divergence(self) -> DivergencePart | None:
+        """None where nothing was measured."""
+        return None if self.evaluation is None else self.evaluation.divergence
+
 
 class FoldGroupPart(_Part):
     """What folding did with one group of channels."""
@@ -227,6 +232,11 @@ class BuildDocument(_Part):
     warnings: list[Prose]
     stage_seconds: dict[Name, NotNegative] = {}
     folding: FoldingPart | None = None
+
+    @property
+    def divergence(self) -> DivergencePart | None:
+        """Of the file; None where nothing was measured."""
+        return None if self.evaluation is None else self.evaluation.divergence
 
 
 class SpeedPart(_Part):

@@ -36,16 +36,15 @@ def _measured(build: BuildDocument) -> Table | None:
     rows = []
     for folded, label in ((True, "folded"), (False, "as it was")):
         found = [
-            (c.evaluation.divergence.mean_kl, c)
-            for c in build.candidates
-            if c.codec == "feedback" and c.folded is folded and c.evaluation and c.evaluation.divergence
+            (divergence.mean_kl, candidate, divergence)
+            for candidate in build.candidates
+            if candidate.codec == "feedback" and candidate.folded is folded and (divergence := candidate.divergence)
         ]
         if not found:
             return None
-        _, best = min(found, key=lambda pair: pair[0])
-        assert best.evaluation is not None and best.evaluation.divergence is not None
+        _, best, divergence = min(found, key=lambda entry: entry[0])
         predicted = "" if best.predicted_kl is None else significant(best.predicted_kl)
-        rows.append(Row(cells=(label, predicted, kl_text(best.evaluation.divergence)), strong=best.chosen))
+        rows.append(Row(cells=(label, predicted, kl_text(divergence)), strong=best.chosen))
     return Table(
         caption="The best file of either kind",
         columns=(

@@ -169,9 +169,8 @@ class Compiler:
         """The build's folding for these types; None where the text is too short to judge it, as in a build."""
         if not self._calibrated.held_out_windows:
             return None
-        counts = np.bincount(self._text.calibration.reshape(-1), minlength=self.inventory.hyper.vocab_size)
-        store, backend = self._calibrated.store, self._target.backend
-        costs = FoldCosts(self.inventory, self.tensors, store, moments, counts, table, backend, search)
+        calibrated = replace(self._calibrated, table=table, moments=moments)
+        costs = FoldCosts(self.inventory, self.tensors, calibrated, self._target.backend, search)
         return Folding(costs, allocate, self._events, scales=scales).run()
 
     def emit_folded(

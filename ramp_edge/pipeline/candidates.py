@@ -48,13 +48,14 @@ class Problem:
         )
 
 
+_ATTEMPTS = 12
 Allocator = Callable[[Problem], Sequence[Allocation]]
-"""Proposes plans; anything that does not fit is dropped. The policy will be one more of these."""
+"""Proposes plans; anything that does not fit is dropped."""
 
 
 def knapsack(problem: Problem) -> Sequence[Allocation]:
     """The Lagrangian knapsack on the Fisher table, tightened until resident memory fits as well."""
-    inventory, limits = problem.inventory, problem.limits
+    inventory = problem.inventory
     names = list(problem.legal)
     items = [
         Item(
@@ -66,37 +67,48 @@ def knapsack(problem: Problem) -> Sequence[Allocation]:
         )
         for name, entry in problem.legal.items()
     ]
-    kept = sum(t.source_bytes for t in inventory.tensors if not t.quantizable)
-    room = limits.max_weight_bytes - kept
-    fixed = fixed_seconds(inventory, problem.target, limits)
-    if limits.speed_guard:
-        guard = room / (problem.target.bandwidth_effective_bytes_s * SPEED_GUARD)
-        types = _fill(problem, names, items, room, guard)
-    else:
-        types = None
-    if types is None:
-        types = _fill(problem, names, items, room, limits.max_decode_seconds - fixed)
+
+    def types_within(max_bytes: int, max_seconds: float) -> dict[str, QuantType] | None:
+        plan = solve(items, max_bytes, max_seconds)
+        if plan is None:
+            return None
+        return {name: problem.legal[name].types[c] for name, c in zip(names, plan.choice, strict=True)}
+
+    types = within_limits(problem, types_within)
     if types is None:
         return ()
     return (Allocation(origin="knapsack", types=types, predicted_kl=problem.predicted_kl(types)),)
 
 
-def _fill(
-    problem: Problem, names: Sequence[str], items: Sequence[Item], room: int, seconds: float
-) -> dict[str, QuantType] | None:
-    """Solve, then tighten the bytes until file size and resident memory hold as well."""
+TypesWithin = Callable[[int, float], dict[str, QuantType] | None]
+"""(bytes of the quantizable tensors, seconds per decoded token) -> types, or None where nothing fits."""
+
+
+def within_limits(problem: Problem, types_within: TypesWithin) -> dict[str, QuantType] | None:
+    """Types that respect every limit, by an allocator that knows bytes and seconds: with the speed guard where it can be kept."""
+    limits, inventory = problem.limits, problem.inventory
+    kept = sum(t.source_bytes for t in inventory.tensors if not t.quantizable)
+    room = limits.max_weight_bytes - kept
+    seconds = [limits.max_decode_seconds - fixed_seconds(inventory, problem.target, limits)]
+    if limits.speed_guard:
+        seconds.insert(0, room / (problem.target.bandwidth_effective_bytes_s * SPEED_GUARD))
+    found = (_tightened(problem, types_within, room, most) for most in seconds)
+    return next((types for types in found if types is not None), None)
+
+
+def _tightened(problem: Problem, types_within: TypesWithin, room: int, seconds: float) -> dict[str, QuantType] | None:
+    """Allocate, then tighten the bytes until file size and resident memory hold as well."""
     limits = problem.limits
-    for _ in range(12):
-        plan = solve(items, room, seconds)
-        if plan is None:
+    for _ in range(_ATTEMPTS):
+        types = types_within(room, seconds)
+        if types is None:
             return None
-        types = {name: problem.legal[name].types[c] for name, c in zip(names, plan.choice, strict=True)}
         over = -memory_for(problem.inventory, types, problem.target, limits).free_bytes
         if limits.max_file_bytes is not None:
             over = max(over, problem.file_bytes(types) - limits.max_file_bytes)
         if over <= 0:
             return types
-        room = min(room, plan.size_bytes) - over
+        room = min(room, sum(problem.legal[name].size_bytes(t) for name, t in types.items())) - over
     return None
 
 

@@ -11,13 +11,11 @@ import numpy as np
 from ramp_edge.allocate.cases import Task, reserve_plan
 from ramp_edge.allocate.policy import Policy, allocate, load_policy
 from ramp_edge.codec.types import QuantType
-from ramp_edge.pipeline.budget import SPEED_GUARD, fixed_seconds, memory_for
-from ramp_edge.pipeline.candidates import Allocator, Problem
+from ramp_edge.pipeline.candidates import Allocator, Problem, within_limits
 from ramp_edge.profile.speed import tensor_seconds
 from ramp_edge.records import Allocation, ModelFeatures
 
 ORIGIN = "ramp"
-_ATTEMPTS = 12
 
 
 def ramp_allocator(features: ModelFeatures, policy: Path | None = None) -> Allocator:
@@ -26,39 +24,15 @@ def ramp_allocator(features: ModelFeatures, policy: Path | None = None) -> Alloc
 
 
 def _propose(features: ModelFeatures, policy: Policy | None, problem: Problem) -> Sequence[Allocation]:
-    limits, inventory = problem.limits, problem.inventory
-    kept = sum(t.source_bytes for t in inventory.tensors if not t.quantizable)
-    room = limits.max_weight_bytes - kept
-    seconds = [limits.max_decode_seconds - fixed_seconds(inventory, problem.target, limits)]
-    if limits.speed_guard:
-        seconds.insert(0, room / (problem.target.bandwidth_effective_bytes_s * SPEED_GUARD))
-    for limit in seconds:
-        types = _fill(features, policy, problem, room, limit)
-        if types is not None:
-            known = problem.table.kl.keys() >= types.keys()
-            return (
-                Allocation(origin=ORIGIN, types=types, predicted_kl=problem.predicted_kl(types) if known else None),
-            )
-    return ()
+    def types_within(max_bytes: int, max_seconds: float) -> dict[str, QuantType] | None:
+        task = task_for(features, problem, max_bytes, max_seconds)
+        return None if task is None else allocate(policy, task)
 
-
-def _fill(
-    features: ModelFeatures, policy: Policy | None, problem: Problem, room: int, seconds: float
-) -> dict[str, QuantType] | None:
-    """Decide, then tighten the bytes until file size and resident memory hold as well."""
-    limits = problem.limits
-    for _ in range(_ATTEMPTS):
-        task = task_for(features, problem, room, seconds)
-        if task is None:
-            return None
-        types = allocate(policy, task)
-        over = -memory_for(problem.inventory, types, problem.target, limits).free_bytes
-        if limits.max_file_bytes is not None:
-            over = max(over, problem.file_bytes(types) - limits.max_file_bytes)
-        if over <= 0:
-            return types
-        room = min(room, int(sum(problem.legal[n].size_bytes(t) for n, t in types.items()))) - over
-    return None
+    types = within_limits(problem, types_within)
+    if types is None:
+        return ()
+    known = problem.table.kl.keys() >= types.keys()
+    return (Allocation(origin=ORIGIN, types=types, predicted_kl=problem.predicted_kl(types) if known else None),)
 
 
 def task_for(features: ModelFeatures, problem: Problem, max_bytes: int, max_seconds: float) -> Task | None:

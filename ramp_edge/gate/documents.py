@@ -10,32 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from ramp_edge.errors import UsageError
 from ramp_edge.plain import one_line
 from ramp_edge.record_files import RecordFile, RecordKind, open_record, record_paths
+from ramp_edge.record_parts import Count, NotNegative, PerplexityPart, Positive, PredictionPart, RecordPart
 
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
 Text = Annotated[str, AfterValidator(one_line)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
-
-
-class PerplexityPart(_Part):
-    """exp(mean negative log-likelihood)."""
-
-    value: Positive
-    std_error: NotNegative
-    n_tokens: Count
-    n_windows: Count
-
-
-class DivergencePart(_Part):
+class DivergencePart(RecordPart):
     """KL to the reference, nats per token."""
 
     mean_kl: float
@@ -45,21 +30,21 @@ class DivergencePart(_Part):
     top_token_agreement: NotNegative
 
 
-class EvaluationPart(_Part):
+class EvaluationPart(RecordPart):
     """A model on a text."""
 
     perplexity: PerplexityPart
     divergence: DivergencePart | None
 
 
-class MemoryLinePart(_Part):
+class MemoryLinePart(RecordPart):
     """A line of the memory budget."""
 
     name: Text
     size_bytes: Count
 
 
-class MemoryPart(_Part):
+class MemoryPart(RecordPart):
     """The memory budget."""
 
     lines: list[MemoryLinePart]
@@ -67,7 +52,7 @@ class MemoryPart(_Part):
     free_bytes: int
 
 
-class BuildModelPart(_Part):
+class BuildModelPart(RecordPart):
     """The source model."""
 
     name: Text
@@ -76,13 +61,13 @@ class BuildModelPart(_Part):
     kv_type: Text
 
 
-class BuildDevicePart(_Part):
+class BuildDevicePart(RecordPart):
     """The profile."""
 
     name: Text
 
 
-class BuildDocument(_Part):
+class BuildDocument(RecordPart):
     """build.json."""
 
     dry_run: bool
@@ -99,7 +84,7 @@ class BuildDocument(_Part):
     evaluation: EvaluationPart | None
 
 
-class SpeedPart(_Part):
+class SpeedPart(RecordPart):
     """All repeats of one figure."""
 
     depth_tokens: Count
@@ -110,7 +95,7 @@ class SpeedPart(_Part):
     energy_j_per_token: NotNegative | None
 
 
-class MemoryUsePart(_Part):
+class MemoryUsePart(RecordPart):
     """A run that prefills a context."""
 
     load_mode: Literal["mmap", "none"]
@@ -120,29 +105,21 @@ class MemoryUsePart(_Part):
     load_s: NotNegative | None
 
 
-class BoardPerplexityPart(_Part):
+class BoardPerplexityPart(RecordPart):
     """The same text on board and host."""
 
     board: Positive
     host: Positive
 
 
-class PredictionPart(_Part):
-    """What the build promised."""
-
-    decode_tok_s: Positive
-    depth_tokens: Count
-    measured_tok_s: Positive | None
-
-
-class UnstablePart(_Part):
+class UnstablePart(RecordPart):
     """A reason for doubt."""
 
     kind: Text
     detail: Text
 
 
-class BenchModelPart(_Part):
+class BenchModelPart(RecordPart):
     """One model of a bench."""
 
     label: Text
@@ -157,7 +134,7 @@ class BenchModelPart(_Part):
     unstable: list[UnstablePart]
 
 
-class FactsPart(_Part):
+class FactsPart(RecordPart):
     """What decides the speed of a board."""
 
     machine: Text | None
@@ -169,7 +146,7 @@ class FactsPart(_Part):
     power_mode: Text | None
 
 
-class BenchDocument(_Part):
+class BenchDocument(RecordPart):
     """bench.json."""
 
     target: Text
@@ -181,14 +158,14 @@ class BenchDocument(_Part):
     unstable: list[UnstablePart]
 
 
-class AccuracyPart(_Part):
+class AccuracyPart(RecordPart):
     """Share of right answers."""
 
     value: NotNegative
     std_error: NotNegative
 
 
-class IntervalPart(_Part):
+class IntervalPart(RecordPart):
     """An estimate and its 95 % interval."""
 
     value: float
@@ -196,7 +173,7 @@ class IntervalPart(_Part):
     high: float
 
 
-class ComparisonPart(_Part):
+class ComparisonPart(RecordPart):
     """Against the reference, on the same items."""
 
     difference: IntervalPart
@@ -209,14 +186,14 @@ class ItemsPart(AccuracyPart):
     n_items: Annotated[int, Field(ge=1)]
 
 
-class TaskRunPart(_Part):
+class TaskRunPart(RecordPart):
     """A model on a task."""
 
     n_ctx: Count
     accuracy: dict[Text, ItemsPart]
 
 
-class TaskPart(_Part):
+class TaskPart(RecordPart):
     """A task."""
 
     task: Text
@@ -227,7 +204,7 @@ class TaskPart(_Part):
     comparison: dict[Text, ComparisonPart] | None
 
 
-class TasksModelPart(_Part):
+class TasksModelPart(RecordPart):
     """The evaluated file."""
 
     label: Text
@@ -235,14 +212,14 @@ class TasksModelPart(_Part):
     file_bytes: Count
 
 
-class AveragePart(_Part):
+class AveragePart(RecordPart):
     """Mean over the tasks."""
 
     model: AccuracyPart
     comparison: ComparisonPart | None
 
 
-class TasksDocument(_Part):
+class TasksDocument(RecordPart):
     """The result of `ramp-edge eval --tasks --json`."""
 
     engine: Text

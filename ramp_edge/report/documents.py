@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from ramp_edge.plain import one_line
+from ramp_edge.record_parts import Count, NotNegative, PerplexityPart, Positive, PredictionPart, RecordPart
 
 _LONGEST_NAME = 120
 _LONGEST_TEXT = 600
@@ -31,25 +32,9 @@ Name = Annotated[str, AfterValidator(_name)]
 """A name: one line, 120 characters."""
 Prose = Annotated[str, AfterValidator(_prose)]
 """Sentences: line breaks become spaces, 600 characters."""
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
-
-
-class PerplexityPart(_Part):
-    """exp(mean negative log-likelihood)."""
-
-    value: Positive
-    std_error: NotNegative
-    n_tokens: Count
-    n_windows: Count
-
-
-class DivergencePart(_Part):
+class DivergencePart(RecordPart):
     """KL to the reference, nats per token."""
 
     mean_kl: float
@@ -60,7 +45,7 @@ class DivergencePart(_Part):
     n_tokens: Count
 
 
-class EvaluationPart(_Part):
+class EvaluationPart(RecordPart):
     """A model on a text."""
 
     file_bytes: Count
@@ -68,7 +53,7 @@ class EvaluationPart(_Part):
     divergence: DivergencePart | None
 
 
-class MemoryLinePart(_Part):
+class MemoryLinePart(RecordPart):
     """A line of the memory budget."""
 
     name: Name
@@ -76,7 +61,7 @@ class MemoryLinePart(_Part):
     detail: Prose
 
 
-class MemoryPart(_Part):
+class MemoryPart(RecordPart):
     """The memory budget."""
 
     lines: list[MemoryLinePart]
@@ -85,7 +70,7 @@ class MemoryPart(_Part):
     free_bytes: int
 
 
-class ModelPart(_Part):
+class ModelPart(RecordPart):
     """The source model."""
 
     name: Name
@@ -99,7 +84,7 @@ class ModelPart(_Part):
     kv_type: Name | None = None
 
 
-class TypeSupportPart(_Part):
+class TypeSupportPart(RecordPart):
     """How the device runs a type."""
 
     decode_efficiency: Positive
@@ -109,7 +94,7 @@ class TypeSupportPart(_Part):
     measured: bool
 
 
-class DevicePart(_Part):
+class DevicePart(RecordPart):
     """The profile."""
 
     name: Name
@@ -121,12 +106,12 @@ class DevicePart(_Part):
     bandwidth_effective_bytes_s: NotNegative | None = None
     cores: Count | None = None
     decode_threads: Count | None = None
-    isa: list[Name] = []
+    isa: list[Name] = Field(default_factory=list)
     backend: Name | None = None
-    types: dict[Name, TypeSupportPart] = {}
+    types: dict[Name, TypeSupportPart] = Field(default_factory=dict)
 
 
-class CalibrationPart(_Part):
+class CalibrationPart(RecordPart):
     """Which texts."""
 
     source: Prose | None = None
@@ -134,7 +119,7 @@ class CalibrationPart(_Part):
     evaluation: Prose | None = None
 
 
-class CandidatePart(_Part):
+class CandidatePart(RecordPart):
     """An allocation that was considered."""
 
     origin: Name
@@ -152,7 +137,7 @@ class CandidatePart(_Part):
         return None if self.evaluation is None else self.evaluation.divergence
 
 
-class FoldGroupPart(_Part):
+class FoldGroupPart(RecordPart):
     """What folding did with one group of channels."""
 
     group: Name
@@ -163,7 +148,7 @@ class FoldGroupPart(_Part):
     kl_noise: NotNegative | None = None
 
 
-class FoldingPart(_Part):
+class FoldingPart(RecordPart):
     """What folding tried, kept and gained."""
 
     groups_tried: Count
@@ -172,7 +157,7 @@ class FoldingPart(_Part):
     groups: list[FoldGroupPart]
 
 
-class TensorPart(_Part):
+class TensorPart(RecordPart):
     """A tensor of the file."""
 
     name: Name
@@ -182,7 +167,7 @@ class TensorPart(_Part):
     size_bytes: Count
     predicted_kl: float | None
     kept_reason: Prose | None
-    illegal_types: dict[Name, Prose] = {}
+    illegal_types: dict[Name, Prose] = Field(default_factory=dict)
 
     @property
     def n_weights(self) -> int:
@@ -198,7 +183,7 @@ class TensorPart(_Part):
         return 8 * self.size_bytes / max(1, self.n_weights)
 
 
-class ContinuationPart(_Part):
+class ContinuationPart(RecordPart):
     """What both models say after a prompt."""
 
     prompt: Prose
@@ -206,7 +191,7 @@ class ContinuationPart(_Part):
     emitted: Prose
 
 
-class BuildDocument(_Part):
+class BuildDocument(RecordPart):
     """build.json."""
 
     settings: dict[str, Any]
@@ -230,7 +215,7 @@ class BuildDocument(_Part):
     tensors: list[TensorPart]
     continuation: ContinuationPart | None
     warnings: list[Prose]
-    stage_seconds: dict[Name, NotNegative] = {}
+    stage_seconds: dict[Name, NotNegative] = Field(default_factory=dict)
     folding: FoldingPart | None = None
 
     @property
@@ -239,7 +224,7 @@ class BuildDocument(_Part):
         return None if self.evaluation is None else self.evaluation.divergence
 
 
-class SpeedPart(_Part):
+class SpeedPart(RecordPart):
     """All repeats of one figure."""
 
     depth_tokens: Count
@@ -251,7 +236,7 @@ class SpeedPart(_Part):
     energy_j_per_token: NotNegative | None
 
 
-class SweepPart(_Part):
+class SweepPart(RecordPart):
     """A thread count of the coarse sweep."""
 
     threads: Count
@@ -259,7 +244,7 @@ class SweepPart(_Part):
     prefill_tok_s: NotNegative
 
 
-class MemoryUsePart(_Part):
+class MemoryUsePart(RecordPart):
     """A run that prefills a context."""
 
     load_mode: Name
@@ -270,7 +255,7 @@ class MemoryUsePart(_Part):
     predicted_bytes: Count | None
 
 
-class BoardPerplexityPart(_Part):
+class BoardPerplexityPart(RecordPart):
     """The same text on board and host."""
 
     text: Name
@@ -281,22 +266,14 @@ class BoardPerplexityPart(_Part):
     host: Positive
 
 
-class PredictionPart(_Part):
-    """What the build promised."""
-
-    decode_tok_s: Positive
-    depth_tokens: Count
-    measured_tok_s: Positive | None
-
-
-class UnstablePart(_Part):
+class UnstablePart(RecordPart):
     """A reason for doubt."""
 
     kind: Name
     detail: Prose
 
 
-class BenchModelPart(_Part):
+class BenchModelPart(RecordPart):
     """One model of a bench."""
 
     label: Name
@@ -312,7 +289,7 @@ class BenchModelPart(_Part):
     unstable: list[UnstablePart]
 
 
-class FactsPart(_Part):
+class FactsPart(RecordPart):
     """The board at one moment."""
 
     system: Name | None
@@ -338,7 +315,7 @@ class FactsPart(_Part):
     busy_cores: NotNegative | None
 
 
-class RatioPart(_Part):
+class RatioPart(RecordPart):
     """Speed of one model over another's, round by round."""
 
     first: Name
@@ -349,7 +326,7 @@ class RatioPart(_Part):
     median: Positive
 
 
-class BenchDocument(_Part):
+class BenchDocument(RecordPart):
     """bench.json."""
 
     target: Name

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 from ramp_edge.report.allocation import allocated, type_shares
 from ramp_edge.report.bench_sections import board_facts
-from ramp_edge.report.build_sections import FILE_SIZE, KL_AXIS, PREDICTED_SPEED, memory_bar
+from ramp_edge.report.build_sections import memory_bar
+from ramp_edge.report.candidates import FILE_SIZE, KL_AXIS, PREDICTED_SPEED
 from ramp_edge.report.documents import BuildDocument, DivergencePart, SpeedPart
 from ramp_edge.report.evidence import Bench, Build
 from ramp_edge.report.numbers import (

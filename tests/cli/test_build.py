@@ -87,7 +87,8 @@ def _is_golden(name: str, lines: list[str]) -> None:
     assert text == (GOLDEN / name).read_text(encoding="utf-8")
 
 
-def test_summary_is_the_golden_text(record: BuildRecord) -> None:
+def test_summary_is_the_golden_text(record: BuildRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # whose `out` holds no report
     _is_golden("summary.txt", summary_lines(record, Path("out")))
 
 
@@ -95,7 +96,10 @@ def test_the_next_command_can_be_pasted(record: BuildRecord) -> None:
     assert "ramp-edge run 'my models/a\"b' -p" in summary_lines(record, Path('my models/a"b'))[-1]
 
 
-def test_summary_of_a_dry_run_is_the_golden_text(record: BuildRecord) -> None:
+def test_summary_of_a_dry_run_is_the_golden_text(
+    record: BuildRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # whose `out` holds no report
     dry = dataclasses.replace(
         record, dry_run=True, evaluation=None, reference=None, continuation=None,
         best_preset=dataclasses.replace(record.candidates[1], evaluation=None),

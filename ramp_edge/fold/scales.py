@@ -10,8 +10,10 @@ and llama.cpp rounds activations by the largest of a block, which costs each by 
     activations  sum_b (sum_j (h_j / s_j^2)^q)^(1/q) sum_j s_j^2 v_j                 q = 4, h the mean squared inputs
 
 Each term is brought to the KL that the error table and the Fisher pass give it at s = 1. Only ratios between columns that share a
-block matter, so the optimum spends a block's precision on the columns that need it. What it promises for weights is about
-twice what the codec then delivers; the judge (`judge.py`) measures with the codec itself.
+block matter, so the optimum spends a block's precision on the columns that need it. For weights it promises more than the
+codec delivers: that term counts twice, and only 0.7 of each log s is taken. On rows that the search did not see, SmolLM2's layers at 5.3
+bits then have 0.935 of their KL, 0.957 without the two, 0.98 where 96 rows are searched in the place of 512. The judge (`judge.py`) measures
+with the codec itself.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ Float32 = npt.NDArray[np.float32]
 _P, _Q = 8, 4
 _STEPS, _RATE = 80, 0.04
 _LARGEST = np.float32(np.log(32.0))
+_WEIGHT_CAUTION = 2.0
+_TAKEN = np.float32(0.7)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +79,7 @@ def search_scales(group: FoldGroup, terms: Sequence[ScaleTerm], price: Float32, 
         m, v = first / (1 - 0.9 ** (step + 1)), second / (1 - 0.999 ** (step + 1))
         log_s = log_s - np.float32(_RATE * (1 - step / _STEPS)) * m / (np.sqrt(v) + 1e-8)
         log_s = np.clip(log_s - log_s.mean(), -_LARGEST, _LARGEST).astype(np.float32)
-    scales: Float32 = np.exp(log_s)
+    scales: Float32 = np.exp(_TAKEN * log_s)
     return scales
 
 
@@ -91,7 +95,7 @@ class _Prepared:
         self._energy = (energy / energy.mean()).astype(np.float32)
         self._weight_unit = self._activation_unit = 1.0
         zero = np.zeros(len(price), np.float32)
-        self._weight_unit = self._share(term.weight_kl, self._weights(zero)[0])
+        self._weight_unit = _WEIGHT_CAUTION * self._share(term.weight_kl, self._weights(zero)[0])
         if self._block:
             self._activation_unit = self._share(term.activation_kl, self._activations(zero)[0])
 
@@ -100,7 +104,7 @@ class _Prepared:
         return kl / cost if cost > 0.0 else 0.0
 
     def cost(self, log_s: Float32) -> tuple[float, Float32]:
-        """KL and its gradient by log_s [n_cols]."""
+        """KL, the part of weights twice, and its gradient by log_s [n_cols]."""
         value, slope = self._weights(log_s)
         if self._block and self._activation_unit:
             more, more_slope = self._activations(log_s)

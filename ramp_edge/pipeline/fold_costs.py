@@ -26,22 +26,25 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
-JUDGED_ROWS = 64
-"""Rows of a matrix that are quantized to judge a change."""
-SEARCHED_ROWS = 96
-"""Rows that the models of the cost look at."""
+JUDGED_ROWS = 128
+"""Rows of a matrix that are quantized to judge a change; nothing is searched on them."""
+SEARCHED_ROWS = 512
+"""Rows that the models of the cost look at: with 96 they fit those rows and not the matrix."""
+TOKEN_ROWS = 288
+"""Draws of tokens whose embeddings are looked at."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """Some rows of one tensor, by the source's columns."""
+    """Some rows of one tensor, by the source's columns. Weights [n_rows]: what an error in a row's output costs, relative to the others'."""
 
     tensor: TensorInfo
     rows: Float32
+    """Those that searches look at."""
     row_weights: Float32
-    """[n_rows]: how much an error in each row's output costs, relative to the others."""
-    judged: Int64
-    """Places in `rows` of those that are quantized."""
+    judged_rows: Float32
+    """Others, to be quantized."""
+    judged_weights: Float32
 
     @property
     def name(self) -> str:
@@ -86,6 +89,17 @@ class Basis:
         return error if self.scales is None else error / self.scales
 
 
+def split_rows(rows: Int64, n_searched: int) -> tuple[Int64, Int64]:
+    """Evenly strided rows to judge by (a quarter at most) and of the others `n_searched` to search on; each at least one."""
+    n_judged = max(1, min(JUDGED_ROWS, len(rows) // 4))
+    judged = ((np.arange(n_judged) + 0.5) * len(rows) / n_judged).astype(np.int64)
+    others = np.delete(np.arange(len(rows)), judged)
+    if not len(others):
+        return rows, rows
+    searched = others[np.linspace(0, len(others) - 1, min(n_searched, len(others))).round().astype(np.int64)]
+    return rows[searched], rows[judged]
+
+
 class FoldCosts:
     """Costs of one model's readers; nothing is kept but small samples."""
 
@@ -126,25 +140,33 @@ class FoldCosts:
         tensor = self.inventory.tensor(name)
         if tensor.layer is None:
             counts = self._token_counts.astype(np.float64)
-            drawn = np.random.default_rng(0).choice(len(counts), size=3 * SEARCHED_ROWS, p=counts / counts.sum())
-            chosen = np.unique(drawn)
-            rows = np.concatenate([self._tensors.load_tensor(name, int(i), int(i) + 1) for i in chosen])
-            weights = np.ones(len(chosen), np.float32)
+            drawn = np.random.default_rng(0).choice(len(counts), size=TOKEN_ROWS + JUDGED_ROWS, p=counts / counts.sum())
+            searched, judged = split_rows(np.unique(drawn), TOKEN_ROWS)
+            costs = np.ones(tensor.n_rows, np.float32)
+            rows, judged_rows = (
+                np.concatenate([self._tensors.load_tensor(name, int(i), int(i) + 1) for i in tokens])
+                for tokens in (searched, judged)
+            )
         else:
-            count = min(SEARCHED_ROWS, tensor.n_rows)
-            chosen = np.linspace(0, tensor.n_rows - 1, count).round().astype(np.int64)
-            rows = self._tensors.load_tensor(name)[chosen]
+            searched, judged = split_rows(np.arange(tensor.n_rows), SEARCHED_ROWS)
             squares = self._store.load_float(f"{name}.gradient_sq")
-            weights = (squares[chosen] / max(float(squares.mean()), 1e-30)).astype(np.float32)
-        judged = np.linspace(0, len(chosen) - 1, min(JUDGED_ROWS, len(chosen))).round().astype(np.int64)
-        return Sample(tensor=tensor, rows=np.ascontiguousarray(rows), row_weights=weights, judged=judged)
+            costs = (squares / max(float(squares.mean()), 1e-30)).astype(np.float32)
+            values = self._tensors.load_tensor(name)
+            rows, judged_rows = values[searched], values[judged]
+        return Sample(
+            tensor=tensor,
+            rows=np.ascontiguousarray(rows),
+            row_weights=costs[searched],
+            judged_rows=np.ascontiguousarray(judged_rows),
+            judged_weights=costs[judged],
+        )
 
     def weight_costs(self, sample: Sample, quant_type: QuantType, basis: Basis) -> Float64:
         """Weighted output error of each judged row, on held-out inputs where there are any."""
-        rows = basis.weights(sample.rows[sample.judged])
+        rows = basis.weights(sample.judged_rows)
         _, meaning = quantize_rows(quant_type, rows, basis.factor, self._search)
         error = basis.source_error(rows - meaning)
-        costs: Float64 = sample.row_weights[sample.judged] * self._output_errors(error, basis.site)
+        costs: Float64 = sample.judged_weights * self._output_errors(error, basis.site)
         return costs
 
     def _output_errors(self, error: Float32, site: str) -> Float64:

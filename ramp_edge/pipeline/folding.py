@@ -19,11 +19,12 @@ from ramp_edge.codec.types import QuantType
 from ramp_edge.events import EventBus
 from ramp_edge.fold.apply import reordered
 from ramp_edge.fold.groups import FoldGroup, fold_groups
-from ramp_edge.fold.judge import CERTAINTY, UNCHANGED, Ratio, is_gain, paired_ratio
-from ramp_edge.fold.ordering import BLOCK_COLS, OrderView, search_order
+from ramp_edge.fold.judge import CERTAINTY, UNCHANGED, is_gain, paired_ratio
+from ramp_edge.fold.ordering import BLOCK_COLS
 from ramp_edge.fold.plan import FoldPlan, GroupOutcome
 from ramp_edge.fold.scales import ScaleTerm, search_scales
 from ramp_edge.pipeline.fold_costs import Basis, FoldCosts, Sample
+from ramp_edge.pipeline.fold_order import judged_order, residual_readers
 from ramp_edge.records import ErrorTable
 
 Float32 = npt.NDArray[np.float32]
@@ -35,8 +36,6 @@ ROUNDS = 3
 RESIDUAL = "residual stream"
 NEAR_TYPES = 3
 """Types of fewer and of more bits than the chosen one in which a kept change is measured."""
-ORDER_ROWS = 12
-"""Rows of each matrix in the blocks that the order looks at: it serves them all."""
 _SCALE_COLS = {QuantType.Q6_K: 16, QuantType.Q3_K: 16, QuantType.Q2_K: 16, QuantType.IQ2_XS: 16, QuantType.IQ2_S: 16}
 """Columns that share a scale, where not 32."""
 
@@ -124,7 +123,7 @@ class Folding:
 
     def _source(self, sample: Sample, quant_type: QuantType, basis: Basis) -> Float64:
         """Costs of the tensor as the source has it, measured once."""
-        key = (sample.name, quant_type, len(sample.judged))
+        key = (sample.name, quant_type, len(sample.judged_rows))
         if key not in self._source_costs:
             self._source_costs[key] = self._costs.weight_costs(sample, quant_type, basis)
         return self._source_costs[key]
@@ -149,63 +148,15 @@ class Folding:
             return GroupOutcome(
                 group=RESIDUAL, kept=False, reason=f"{width} channels are no whole blocks of {BLOCK_COLS}"
             )
-        readers: dict[str, list[str]] = {}
-        for tensor in costs.inventory.quantizable:
-            site = costs.site(tensor)
-            if site is not None and reordered(site) and not types[tensor.name].is_float:
-                readers.setdefault(site, []).append(tensor.name)
+        readers = residual_readers(costs, types)
         if not readers:
             return GroupOutcome(group=RESIDUAL, kept=False, reason="nothing that reads it is quantized")
-        with self._events.stage("order channels", total=2 * len(readers) + 1, unit="sites") as stage:
-            views = []
-            for site, names in readers.items():
-                price = costs.basis(site, None).factor.price()
-                views += [self._view(costs.sample(name), types[name], price) for name in names]
-                stage.advance()
-            order = search_order(views)
-            stage.advance()
-
-            def one(site: str) -> dict[str, dict[QuantType, Ratio]]:
-                # Factors are large: one site's at a time for each core.
-                plain, ordered = costs.basis(site, None), costs.basis(site, order)
-                found = {}
-                for name in readers[site]:
-                    sample = costs.sample(name)
-                    # What is in no group is measured in all its types here.
-                    wanted = (types[name],) if sample.tensor.layer is not None else costs.types(name)
-                    found[name] = {
-                        t: paired_ratio(self._source(sample, t, plain), costs.weight_costs(sample, t, ordered))
-                        for t in wanted
-                    }
-                return found
-
-            ratios: dict[str, dict[QuantType, Ratio]] = {}
-            with batch_workers() as pool:
-                for found in pool.map(one, readers):
-                    ratios.update(found)
-                    stage.advance()
-        kl = {name: costs.weight_kl(name, types[name]) for name in ratios}
-        own = {name: ratios[name][types[name]] for name in ratios}
-        outcome = self._outcome(
-            RESIDUAL,
-            sum(kl.values()),
-            sum(kl[name] * own[name].value for name in ratios),
-            math.sqrt(sum((kl[name] * own[name].noise) ** 2 for name in ratios)),
-            None,
-        )
+        found = judged_order(costs, types, readers, self._source, self._events)
+        outcome = self._outcome(RESIDUAL, found.kl_before, found.kl_after, found.kl_noise, None)
         if outcome.kept:
-            self._order = order
-            self._weights = {name: {t: r.value for t, r in row.items()} for name, row in ratios.items()}
+            self._order = found.order
+            self._weights = dict(found.ratios)
         return outcome
-
-    def _view(self, sample: Sample, quant_type: QuantType, price: Float32) -> OrderView:
-        step = 1 if sample.tensor.layer is None else max(1, len(sample.rows) // ORDER_ROWS)
-        return OrderView(
-            rows=sample.rows[::step],
-            row_weights=sample.row_weights[::step],
-            price=price,
-            kl=self._costs.weight_kl(sample.name, quant_type),
-        )
 
     # The scales of one group.
 
@@ -270,7 +221,7 @@ class Folding:
         types = sorted(self._costs.types(sample.name), key=lambda t: (t.bits_per_weight, t))
         place = types.index(chosen)
         near = types[max(0, place - NEAR_TYPES) : place + NEAR_TYPES + 1]
-        few = replace(sample, judged=sample.judged[::2])
+        few = replace(sample, judged_rows=sample.judged_rows[::4], judged_weights=sample.judged_weights[::4])
         measured = {
             t: paired_ratio(self._source(few, t, source), self._costs.weight_costs(few, t, final)).value for t in near
         }

@@ -41,7 +41,7 @@ def test_gradient_against_differences(weight_kl: float, activation_kl: float) ->
     rows, _, moments = problem()
     price = feedback_factor(moments).price()
     prepared = _Prepared(term(rows, weight_kl, activation_kl), price, np.diagonal(moments).copy())
-    assert prepared.cost(np.zeros(128, np.float32))[0] == pytest.approx(weight_kl + activation_kl, rel=1e-4)
+    assert prepared.cost(np.zeros(128, np.float32))[0] == pytest.approx(2 * weight_kl + activation_kl, rel=1e-4)
     at = (0.3 * np.random.default_rng(1).standard_normal(128)).astype(np.float32)
     _, gradient = prepared.cost(at)
     for column in (0, 17, 64, 127):

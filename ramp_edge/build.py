@@ -43,7 +43,7 @@ from ramp_edge.pipeline.output_folder import (
 )
 from ramp_edge.pipeline.policy import ramp_allocator
 from ramp_edge.pipeline.record import BuildRecord, CandidateRecord, TensorRecord, record_json, to_plain, versions
-from ramp_edge.pipeline.report import draw_beside
+from ramp_edge.pipeline.report import draw_beside, retire_report
 from ramp_edge.pipeline.request import EFFORTS, AllocatorChoice, BuildRequest
 from ramp_edge.pipeline.texts import cut_texts, read_texts
 from ramp_edge.pipeline.verification import verify_file, verify_stock_file
@@ -111,19 +111,23 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
 
         # 5. Exact changes of the model that lower the predicted KL, and the candidates that they allow
         emitters = {False: emitter}
-        folding = search_folds(problem, tensors, calibrated, request.folding, effort.search, events)
-        if folding is not None and folding.plan.changes_anything:
-            emitters[True] = folded_emitter(emitter, tensors, calibrated.moments, folding)
-            plans = _both_kinds(plans, propose(dataclasses.replace(problem, table=folding.table), allocators))
-        if request.dry_run:
-            return _record(request, problem, text, plans, events, folding)
-
-        # 6. Quantize, measure, choose
         fingerprint = request.fingerprint(
             inventory.sha256, _text_hash(text), str(to_plain(target)), str(sorted(versions().items())),
             "" if request.policy is None else file_sha256(request.policy),
         )  # fmt: skip
-        workspace = Workspace(request.output, fingerprint, request.settings(), resume=request.resume)
+        workspace = (
+            None
+            if request.dry_run
+            else Workspace(request.output, fingerprint, request.settings(), resume=request.resume)
+        )
+        folding = search_folds(problem, tensors, calibrated, request.folding, effort.search, events, workspace)
+        if folding is not None and folding.plan.changes_anything:
+            emitters[True] = folded_emitter(emitter, tensors, calibrated.moments, folding)
+            plans = _both_kinds(plans, propose(dataclasses.replace(problem, table=folding.table), allocators))
+        if workspace is None:  # a dry run
+            return _record(request, problem, text, plans, events, folding)
+
+        # 6. Quantize, measure, choose
         require_space(workspace.folder, 2 * problem.file_bytes(plans[0].types))
         finalists = Finalists(
             request, problem, text, tensors, emitters, calibrated, workspace, metadata, threads, events
@@ -203,6 +207,7 @@ def _publish(output: Path, model: Path, record: BuildRecord) -> None:
     partial = output / PARTIAL_RECORD_FILE
     try:
         partial.write_text(record_json(record), encoding="utf-8")
+        retire_report(output / RECORD_FILE)
         model.replace(output / MODEL_FILE)
         partial.replace(output / RECORD_FILE)
     except OSError as error:

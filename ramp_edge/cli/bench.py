@@ -94,6 +94,7 @@ def bench_command(
     from ramp_edge.device.fleet import on_all, raise_failures
     from ramp_edge.device.targets_file import select_targets
     from ramp_edge.pipeline.bench import BenchRequest, bench_target, check_bench_output, write_bench
+    from ramp_edge.pipeline.report import retire_report
 
     if not target:
         raise UsageError("--target is missing", hint="for example --target local, or pi@192.0.2.7")
@@ -128,6 +129,7 @@ def bench_command(
     def measure(spec: TargetSpec, events: EventBus) -> BenchRecord:
         record = bench_target(requests[spec.name], events)
         if spec.name in paths:
+            retire_report(paths[spec.name])
             write_bench(paths[spec.name], record)
         return record
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ramp_edge.codec.types import QuantType
 from ramp_edge.events import EventBus
 from ramp_edge.fold.apply import FoldedTensors, folded_moments
-from ramp_edge.fold.groups import FoldGroup
+from ramp_edge.fold.groups import FoldGroup, fold_groups
 from ramp_edge.fold.plan import FoldPlan
 from ramp_edge.model.gguf_file import GgufTensors
 from ramp_edge.model.header import Header
@@ -16,9 +16,11 @@ from ramp_edge.pipeline.calibration import Calibrated
 from ramp_edge.pipeline.candidates import Problem, knapsack
 from ramp_edge.pipeline.emission import Emitter
 from ramp_edge.pipeline.fold_costs import FoldCosts
+from ramp_edge.pipeline.fold_store import folded_from_plain, folded_to_plain
 from ramp_edge.pipeline.folding import RESIDUAL, Folded, Folding
 from ramp_edge.pipeline.record import CandidateRecord, FoldingRecord
 from ramp_edge.pipeline.request import Fold
+from ramp_edge.pipeline.workspace import FOLDING_WORK, Workspace
 from ramp_edge.quantize.search import Search
 from ramp_edge.quantize.table import Moments
 from ramp_edge.records import ErrorTable, ModelInventory
@@ -50,10 +52,14 @@ def search_folds(
     mode: Fold,
     search: Search,
     events: EventBus,
+    workspace: Workspace | None,
 ) -> Folded | None:
-    """Folds for the problem's limits; None where none are wanted, nothing can be allocated or no text is left to judge with."""
+    """Folds for the problem's limits, those that `workspace` kept where it did; None where none are wanted, nothing can be
+    allocated or no text is left to judge with."""
     if mode is Fold.OFF:
         return None
+    if workspace is not None and (saved := workspace.load(FOLDING_WORK)) is not None:
+        return folded_from_plain(saved, fold_groups(problem.inventory))
     if not calibrated.held_out_windows:
         events.warn("the calibration text is too short to judge folds on a part of it: channels stay as they are")
         return None
@@ -63,7 +69,10 @@ def search_folds(
         plans = knapsack(replace(problem, table=table))
         return plans[0].types if plans else None
 
-    return Folding(costs, allocate, events, always=mode is Fold.ALWAYS).run()
+    folded = Folding(costs, allocate, events, always=mode is Fold.ALWAYS).run()
+    if workspace is not None and folded is not None:
+        workspace.save(FOLDING_WORK, folded_to_plain(folded))
+    return folded
 
 
 def folded_emitter(plain: Emitter, tensors: GgufTensors, moments: Moments, folded: Folded) -> Emitter:

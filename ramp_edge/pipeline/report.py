@@ -56,6 +56,14 @@ def draw_beside(record: Path, events: EventBus) -> Path | None:
     return path
 
 
+def retire_report(record: Path) -> None:
+    """Remove the report that writing `record` makes untrue: whoever is stopped before the next one is drawn leaves none, not an old one."""
+    path = report_path(record)
+    with contextlib.suppress(RampEdgeError, OSError):
+        check_report_output(path)
+        path.unlink(missing_ok=True)
+
+
 def check_report_output(path: Path) -> None:
     """Raise UsageError where `path` is a folder, or a file that is no report of ours."""
     if path.is_dir():

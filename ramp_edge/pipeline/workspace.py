@@ -18,14 +18,17 @@ FOLDER = ".ramp-edge-build"
 LOCK_FILE = "lock"
 """Held by the running build (`output_folder.py`), not part of its work."""
 
+FOLDING_WORK = "folding"
+"""Name of the folds that were found."""
+
 
 def holds_work(folder: Path) -> bool:
     """True where a stopped build left something in `folder` that resuming would use."""
-    return any(folder.glob("*.gguf"))
+    return (folder / f"{FOLDING_WORK}.json").exists() or any(folder.glob("*.gguf"))
 
 
 class Workspace:
-    """`OUT/.ramp-edge-build`: finished candidates and their measurements. The folder must be claimed already."""
+    """`OUT/.ramp-edge-build`: folds, finished candidates and their measurements. The folder must be claimed already."""
 
     def __init__(self, output: Path, fingerprint: str, settings: dict[str, object], *, resume: bool) -> None:
         self.folder = output / FOLDER

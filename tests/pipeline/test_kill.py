@@ -52,7 +52,9 @@ def whole_sha256(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stage", "after"), [("moments", 1), ("fisher", 1), ("write", 9), ("evaluate knapsack", 2)])
+@pytest.mark.parametrize(
+    ("stage", "after"), [("moments", 1), ("fisher", 1), ("fold 1", 2), ("write", 9), ("evaluate knapsack", 2)]
+)
 def test_killed_and_resumed(tiny_gguf: Path, whole_sha256: str, tmp_path: Path, stage: str, after: int) -> None:
     out, cache = tmp_path / "out", tmp_path / "cache"
     killed = _run(tiny_gguf, out, cache, stage, after, resume=False)
@@ -63,4 +65,8 @@ def test_killed_and_resumed(tiny_gguf: Path, whole_sha256: str, tmp_path: Path, 
     assert resumed.returncode == 0, resumed.stderr
     assert resumed.stdout.strip() == whole_sha256
     assert sorted(p.name for p in out.iterdir()) == ["build.json", "model.gguf", "report.html"]
-    assert json.loads((out / "build.json").read_text())["file_sha256"] == whole_sha256
+    record = json.loads((out / "build.json").read_text())
+    assert record["file_sha256"] == whole_sha256
+    # Folds that were found are not searched again, and are told all the same.
+    assert ("fold 1" in record["stage_seconds"]) == (stage in ("moments", "fisher", "fold 1"))
+    assert record["folding"]["groups_tried"] > 0

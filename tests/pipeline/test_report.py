@@ -14,7 +14,7 @@ from ramp_edge.errors import UsageError
 from ramp_edge.events import EventBus
 from ramp_edge.pipeline import report as pipeline_report
 from ramp_edge.pipeline.output_folder import check_inputs
-from ramp_edge.pipeline.report import check_report_output, draw_beside, report_path
+from ramp_edge.pipeline.report import check_report_output, draw_beside, report_path, retire_report
 from ramp_edge.pipeline.request import BuildRequest
 from ramp_edge.report.html import MARK
 
@@ -122,6 +122,20 @@ def test_another_record_of_the_folder_that_is_broken(out: Path) -> None:
     assert draw_beside(out / "build.json", events) is None
     assert "bench.json is not JSON" in events.warnings[0]
     assert not (out / "report.html").exists()
+
+
+def test_a_report_goes_before_its_record_changes(out: Path) -> None:
+    """A build that is killed between its record and its report leaves no report of the file before."""
+    draw_beside(out / "build.json", EventBus())
+    retire_report(out / "build.json")
+    assert not (out / "report.html").exists()
+    retire_report(out / "build.json")
+
+
+def test_only_reports_of_ours_are_retired(out: Path) -> None:
+    (out / "report.html").write_text("<html>mine</html>")
+    retire_report(out / "bench.json")
+    assert (out / "report.html").read_text() == "<html>mine</html>"
 
 
 def test_no_build_reads_the_report_that_it_writes(tmp_path: Path) -> None:

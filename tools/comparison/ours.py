@@ -321,6 +321,9 @@ def whole_build(
         if status:
             raise ToolError(f"{json.dumps(command)} failed with status {status}")
         stages = json.loads((out / "build.json").read_text())["stage_seconds"]
+        if "moments" not in stages:
+            cache = workshop.folder / "cache"
+            raise ToolError(f"the whole build found its calibration in {cache}: remove that folder, then run again")
         return {
             "seconds": time.perf_counter() - started,
             "calibration_s": sum(stages[stage] for stage in ("moments", "fisher head", "fisher")),

@@ -6,6 +6,7 @@ Shapes follow ggml: `n_cols` is ne[0] (the length of a row, the input width of a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -250,6 +251,15 @@ class ErrorTable:
 
     kl: dict[str, dict[QuantType, float]]
     """Tensor name -> type -> KL."""
+
+    def to_plain(self) -> dict[str, dict[str, float]]:
+        """For JSON, types by their names."""
+        return {name: {t.name: kl for t, kl in row.items()} for name, row in self.kl.items()}
+
+    @classmethod
+    def from_plain(cls, data: Mapping[str, Mapping[str, float]]) -> ErrorTable:
+        """The reverse. Raises KeyError for a type that does not exist."""
+        return cls(kl={name: {QuantType[t]: float(kl) for t, kl in row.items()} for name, row in data.items()})
 
 
 NOISE_SCALE, FEEDBACK_SCALE = 0.5, 1.0

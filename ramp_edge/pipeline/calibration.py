@@ -262,8 +262,7 @@ def _table_key(types: Mapping[str, tuple[QuantType, ...]], effort: EffortSetting
 def _read_table(path: Path, events: EventBus) -> ErrorTable | None:
     """The stored table; None where there is none, or a damaged one."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return ErrorTable(kl={n: {QuantType[t]: float(v) for t, v in row.items()} for n, row in data.items()})
+        return ErrorTable.from_plain(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -272,6 +271,5 @@ def _read_table(path: Path, events: EventBus) -> ErrorTable | None:
 
 
 def _write_table(path: Path, table: ErrorTable) -> None:
-    text = json.dumps({n: {t.name: v for t, v in row.items()} for n, row in table.kl.items()})
     with cached_file(path) as stream:
-        stream.write(text.encode("utf-8"))
+        stream.write(json.dumps(table.to_plain()).encode("utf-8"))

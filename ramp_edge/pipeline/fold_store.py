@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from ramp_edge.codec.types import QuantType
 from ramp_edge.fold.groups import FoldGroup
 from ramp_edge.fold.plan import FoldPlan, GroupOutcome
 from ramp_edge.pipeline.folding import Folded
@@ -22,7 +21,7 @@ def folded_to_plain(folded: Folded) -> dict[str, Any]:
         "order": None if order is None else order.tolist(),
         "scales": {name: scales.tolist() for name, scales in folded.plan.scales.items()},
         "outcomes": to_plain(folded.outcomes),
-        "table": {name: {t.name: kl for t, kl in row.items()} for name, row in folded.table.kl.items()},
+        "table": folded.table.to_plain(),
         "rounds": folded.rounds,
     }
 
@@ -37,6 +36,6 @@ def folded_from_plain(data: Mapping[str, Any], groups: Sequence[FoldGroup]) -> F
         ),
         groups=tuple(groups),
         outcomes=tuple(GroupOutcome(**outcome) for outcome in data["outcomes"]),
-        table=ErrorTable(kl={name: {QuantType[t]: kl for t, kl in row.items()} for name, row in data["table"].items()}),
+        table=ErrorTable.from_plain(data["table"]),
         rounds=data["rounds"],
     )

@@ -31,7 +31,7 @@ def export(python: Path, reference: Path, text: Path, iterations: int, workshop:
             said.append(f"{label} did not run: {outcome['error']}")
             continue
         said.append(
-            f"{label}: auto-round {outcome['version']} on this CPU, {iterations} iterations a block on {outcome['windows']} windows "
+            f"{label}: auto-round {outcome['version']} on {outcome.get('device', 'this CPU')}, {iterations} iterations a block on {outcome['windows']} windows "
             f"of the same calibration text, {outcome['seconds']:.0f} s"
         )
         files.append(Made(label=label, kind=AUTOROUND, path=path, seconds=float(outcome["seconds"])))

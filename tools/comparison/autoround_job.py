@@ -50,13 +50,16 @@ def main() -> None:
     windows = [
         torch.tensor([ids[at : at + WINDOW_TOKENS]]) for at in range(0, len(ids) - WINDOW_TOKENS + 1, WINDOW_TOKENS)
     ]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     started = time.perf_counter()
     AutoRound(
         str(work / "hf"), scheme=f"gguf:{scheme}", iters=int(iterations), nsamples=len(windows), seqlen=WINDOW_TOKENS,
-        dataset=[{"input_ids": w, "attention_mask": torch.ones_like(w)} for w in windows], device_map="cpu", batch_size=4,
+        dataset=[{"input_ids": w, "attention_mask": torch.ones_like(w)} for w in windows], device_map=device, batch_size=4,
         seed=0,
     ).quantize_and_save(str(work / scheme), format=f"gguf:{scheme}")  # fmt: skip
-    print(json.dumps({"seconds": time.perf_counter() - started, "version": __version__, "windows": len(windows)}))
+    seconds = time.perf_counter() - started
+    name = torch.cuda.get_device_name() if device == "cuda" else "this CPU"
+    print(json.dumps({"seconds": seconds, "version": __version__, "windows": len(windows), "device": name}))
 
 
 if __name__ == "__main__":

@@ -330,4 +330,4 @@ def whole_build(
             "peak_bytes": usage.ru_maxrss * 1024,
         }
 
-    return WholeBuild(at=at, **workshop.figure("whole build", run))
+    return WholeBuild(at=at, **workshop.figure(f"whole build at {at}", run))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the tables of README.md and docs/devices.md from device_profiles/ and docs/results/: no figure in them is typed by hand.
+"""Write the tables of README.md and of pages in docs/ from device_profiles/ and docs/results/: no figure in them is typed by hand.
 
 python tools/readme_tables.py            # writes them between their markers
 python tools/readme_tables.py --check    # fails where they are not what the data says
@@ -8,6 +8,7 @@ python tools/readme_tables.py --check    # fails where they are not what the dat
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -98,12 +99,38 @@ def comparison() -> str:
     return _table(columns, [False] + [True] * (len(columns) - 1), rows)
 
 
+def tasks() -> str:
+    """What multiple-choice accuracy is kept: every record of docs/results/tasks.json."""
+    rows = []
+    for entry in json.loads((ROOT / "docs" / "results" / "tasks.json").read_text(encoding="utf-8")):
+        record, average = entry["record"], entry["record"]["average"]
+        kept = average["comparison"]
+        items = sum(task["n_items"] for task in record["tasks"])
+        changed = sum(t["comparison"][t["headline"]]["changed"] * t["n_items"] for t in record["tasks"]) / items
+        cells = [f"{100 * average[side]['value']:.2f}" for side in ("model", "reference")]
+        cells += [_percent(kept["difference"], "+.2f"), f"**{100 * kept['retention']['value']:.1f}**"]
+        low, high = (f"{100 * kept['retention'][end]:.1f}" for end in ("low", "high"))
+        name = [entry["model"], entry["file"], f"{record['model']['file_bytes']:,}"]
+        rows.append([*name, entry["engine"], f"{items:,}", *cells, f"{low} to {high}", f"{100 * changed:.1f}"])
+    columns = ["model", "file", "bytes", "arithmetic", "items", "accuracy %", "f16's", "difference, points", "kept %", "95 %", "changed %"]  # fmt: skip
+    return _table(columns, [False, False, True, False] + [True] * 7, rows)
+
+
+def _percent(interval: dict[str, float], form: str) -> str:
+    value, low, high = (format(100 * interval[k], form) for k in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
 def _record(stem: str) -> Comparison:
     return load(ROOT / "docs" / "results" / f"compare-{stem}.json")
 
 
-TABLES: dict[str, Callable[[], str]] = {"boards": boards, "types": types, "comparison": comparison}
-PAGES = {"README.md": ("boards", "comparison"), "docs/devices.md": ("boards", "types")}
+TABLES: dict[str, Callable[[], str]] = {"boards": boards, "types": types, "comparison": comparison, "tasks": tasks}
+PAGES = {
+    "README.md": ("boards", "comparison"),
+    "docs/devices.md": ("boards", "types"),
+    "docs/commonsense.md": ("tasks",),
+}
 
 
 def filled(text: str, names: tuple[str, ...]) -> str:

@@ -150,6 +150,8 @@ class TypeSupport:
 
     decode_efficiency: float
     """Achieved bandwidth in decode relative to Q8_0 on the same device (1.0)."""
+    decode_efficiency_in_cache: float | None
+    """The same for a model that fits in the last cache; None: as above."""
     prefill_efficiency: float
     """Prefill tokens/s relative to Q8_0 on the same device (1.0)."""
     repacks: bool
@@ -188,6 +190,8 @@ class DeviceTarget:
     """Seconds per layer and decoded token beside reading weights: small operations, threads that wait for each other."""
     layer_overhead_in_cache_s: float = 0.0
     """The same for a model that fits in the last cache."""
+    bandwidth_in_cache_bytes_s: float | None = None
+    """What decode reaches with Q8_0 of a model that fits in the last cache; None: as beyond it."""
     cache_bytes: int = 0
     """The last cache; 0 where it is not known."""
 

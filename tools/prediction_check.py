@@ -5,7 +5,8 @@
     python tools/prediction_check.py here.yaml model-Q8_0.gguf model-Q4_0.gguf out/model.gguf
 
 All files take turns in every round, so that a drift of the machine's speed meets them alike; the median of the rounds counts.
-Other work on the machine spoils both figures.
+So does a wide model of Q8_0 as the probe times it: the last column takes what is measured relative to it, round by round, and so leaves out how far the
+machine itself has drifted since the probe. Other work on the machine spoils all figures.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -23,6 +25,8 @@ from ramp_edge.codec.types import QuantType
 from ramp_edge.device.bench_records import spread
 from ramp_edge.events import EventBus
 from ramp_edge.model.gguf_file import open_inventory
+from ramp_edge.model.synthetic import synthetic_model
+from ramp_edge.pipeline.probe import WIDE
 from ramp_edge.profile.load import load_target
 from ramp_edge.profile.speed import decode_seconds
 from ramp_edge.records import DeviceTarget
@@ -56,22 +60,32 @@ def main() -> int:
     options = parser.parse_args()
     target = load_target(options.profile)
     bench = build_host_tools(EventBus()) / "llama-bench"
+    with tempfile.TemporaryDirectory() as folder:
+        wide = Path(folder) / "wide-Q8_0-of-the-probe.gguf"
+        synthetic_model(QuantType.Q8_0, WIDE, Path(folder)).write(wide)
+        return _check([wide, *options.models], target, bench, options.rounds)
+
+
+def _check(files: list[Path], target: DeviceTarget, bench: Path, rounds: int) -> int:
     lengths = {}
-    for path in options.models:
+    for path in files:
         rough = measured_tok_s(bench, path, target.decode_threads, 16, 1)[0]
         lengths[path] = max(16, min(512, round(rough * SECONDS)))
-    samples: dict[Path, list[float]] = {path: [] for path in options.models}
-    for number in range(options.rounds):
-        order = options.models if number % 2 == 0 else options.models[::-1]
-        for path in order:
+    samples: dict[Path, list[float]] = {path: [] for path in files}
+    for number in range(rounds):
+        for path in files if number % 2 == 0 else files[::-1]:
             samples[path].append(max(measured_tok_s(bench, path, target.decode_threads, lengths[path], 2)))
-    print(f"| file | predicted tok/s | measured tok/s | spread | predicted / measured |\n|{'---|' + '---:|' * 4}")
-    for path in options.models:
+    columns = ("file", "predicted tok/s", "measured tok/s", "spread", "predicted / measured", "without drift")
+    print(f"| {' | '.join(columns)} |\n|---|{'---:|' * (len(columns) - 1)}")
+    wide_tok_s = predicted_tok_s(files[0], target, lengths[files[0]])
+    for path in files:
         predicted, measured = predicted_tok_s(path, target, lengths[path]), statistics.median(samples[path])
+        # Round by round beside the wide model: what both share, the machine's speed of that minute, cancels.
+        beside = statistics.median(own / wide for own, wide in zip(samples[path], samples[files[0]], strict=True))
         name = path.stem if path.stem != "model" else f"{path.parent.name}/model"
-        print(
-            f"| {name} | {predicted:.1f} | {measured:.1f} | {spread(samples[path]):.0%} | {predicted / measured:.2f} |"
-        )
+        cells = [name, f"{predicted:.1f}", f"{measured:.1f}", f"{spread(samples[path]):.0%}"]
+        cells += [f"{predicted / measured:.2f}", f"{predicted / (beside * wide_tok_s):.2f}"]
+        print(f"| {' | '.join(cells)} |")
     return 0
 
 

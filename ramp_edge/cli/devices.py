@@ -13,7 +13,7 @@ from ramp_edge.cli.tables import GAP, console, make_table, show
 from ramp_edge.errors import ProfileError
 
 if TYPE_CHECKING:
-    from ramp_edge.records import DeviceTarget
+    from ramp_edge.records import DeviceTarget, TypeSupport
 
 app = typer.Typer(
     help="Device profiles: list them, show one, check your own.",
@@ -110,12 +110,15 @@ def show_device(
     ):
         facts.add_row(label, value)
     show(facts)
-    types = make_table("Type", "Bits", "Decode", "Prefill", "Repacks", "Measured", "Source")
+    # Only a probe tells speeds within the cache.
+    inside = ["In cache"] if any(s.decode_efficiency_in_cache for s in target.types.values()) else []
+    types = make_table("Type", "Bits", "Decode", *inside, "Prefill", "Repacks", "Measured", "Source")
     for kind, support in sorted(target.types.items(), key=lambda item: -item[0].bits_per_weight):
         types.add_row(
             kind.name,
             f"{kind.bits_per_weight:.3f}",
             f"{support.decode_efficiency:.2f}",
+            *(efficiency_in_cache(support) for _ in inside),
             f"{support.prefill_efficiency:.2f}",
             "yes" if support.repacks else "no",
             "yes" if support.measured else "no",
@@ -169,6 +172,7 @@ def _target_record(target: DeviceTarget) -> dict[str, Any]:
         "memory_usable_bytes": target.memory_usable_bytes,
         "bandwidth_peak_bytes_s": target.bandwidth_peak_bytes_s,
         "bandwidth_effective_bytes_s": target.bandwidth_effective_bytes_s,
+        "bandwidth_in_cache_bytes_s": target.bandwidth_in_cache_bytes_s,
         "token_overhead_s": target.token_overhead_s,
         "layer_overhead_s": target.layer_overhead_s,
         "layer_overhead_in_cache_s": target.layer_overhead_in_cache_s,
@@ -187,6 +191,7 @@ def _target_record(target: DeviceTarget) -> dict[str, Any]:
             kind.name: {
                 "bits_per_weight": kind.bits_per_weight,
                 "decode_efficiency": s.decode_efficiency,
+                "decode_efficiency_in_cache": s.decode_efficiency_in_cache,
                 "prefill_efficiency": s.prefill_efficiency,
                 "repacks": s.repacks,
                 "source": s.source,
@@ -208,7 +213,17 @@ def _in_cache(target: DeviceTarget) -> str:
 
     if not target.cache_bytes:
         return ""
-    return f" ({target.layer_overhead_in_cache_s * 1e6:g} within the cache of {human_bytes(target.cache_bytes)})"
+    rate = target.bandwidth_in_cache_bytes_s
+    return (
+        f" ({target.layer_overhead_in_cache_s * 1e6:g} within the cache of {human_bytes(target.cache_bytes)}"
+        + (f", bytes at {_rate(rate)}" if rate else "")
+        + ")"
+    )
+
+
+def efficiency_in_cache(support: TypeSupport) -> str:
+    """For a cell of a table; empty where it is that beyond the cache."""
+    return "" if support.decode_efficiency_in_cache is None else f"{support.decode_efficiency_in_cache:.2f}"
 
 
 def _rate(bytes_s: float) -> str:

@@ -70,6 +70,9 @@ def differences(a: DeviceTarget, b: DeviceTarget) -> list[Difference]:
     figure("memory usable", a.memory_usable_bytes, b.memory_usable_bytes, "bytes")
     figure("bandwidth peak", a.bandwidth_peak_bytes_s, b.bandwidth_peak_bytes_s, "bytes/s")
     figure("bandwidth effective", a.bandwidth_effective_bytes_s, b.bandwidth_effective_bytes_s, "bytes/s")
+    if a.bandwidth_in_cache_bytes_s or b.bandwidth_in_cache_bytes_s:
+        rates = [t.bandwidth_in_cache_bytes_s or t.bandwidth_effective_bytes_s for t in (a, b)]
+        figure("bandwidth in the cache", rates[0], rates[1], "bytes/s")
     figure("time per token", a.token_overhead_s * 1e3, b.token_overhead_s * 1e3, " ms")
     figure("time per layer", a.layer_overhead_s * 1e6, b.layer_overhead_s * 1e6, " us")
     figure("time per layer in the cache", a.layer_overhead_in_cache_s * 1e6, b.layer_overhead_in_cache_s * 1e6, " us")
@@ -88,6 +91,9 @@ def differences(a: DeviceTarget, b: DeviceTarget) -> list[Difference]:
             word(kind.name, "listed" if one else "not listed", "listed" if other else "not listed")
             continue
         figure(f"{kind.name} decode", one.decode_efficiency, other.decode_efficiency, "")
+        if one.decode_efficiency_in_cache or other.decode_efficiency_in_cache:
+            inside = [s.decode_efficiency_in_cache or s.decode_efficiency for s in (one, other)]
+            figure(f"{kind.name} decode in the cache", inside[0], inside[1], "")
         figure(f"{kind.name} prefill", one.prefill_efficiency, other.prefill_efficiency, "")
         word(f"{kind.name} repacks", "yes" if one.repacks else "no", "yes" if other.repacks else "no")
     return found

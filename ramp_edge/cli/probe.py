@@ -123,9 +123,11 @@ def _plan(request: ProbeRequest) -> str:
 
 
 def _print(request: ProbeRequest, result: ProbeResult) -> None:
+    from ramp_edge.cli.devices import efficiency_in_cache
     from ramp_edge.cli.tables import make_table, show
     from ramp_edge.codec.types import QuantType
     from ramp_edge.profile.load import load_profile_file
+    from ramp_edge.units import human_bytes
 
     target = load_profile_file(request.output)
     measured = result.measurements
@@ -134,8 +136,12 @@ def _print(request: ProbeRequest, result: ProbeResult) -> None:
         f"  decode reads {target.bandwidth_effective_bytes_s / 1e9:.1f} GB/s of Q8_0 with {target.decode_threads} of "
         f"{target.cores} threads; beside that {target.token_overhead_s * 1e6:.0f} us a token, "
         f"{target.layer_overhead_s * 1e6:.0f} us a layer"
-        + (f" ({target.layer_overhead_in_cache_s * 1e6:.0f} in the cache)" if target.cache_bytes else "")
     )
+    if target.bandwidth_in_cache_bytes_s:
+        typer.echo(
+            f"  a model within the cache of {human_bytes(target.cache_bytes)}: {target.bandwidth_in_cache_bytes_s / 1e9:.1f} GB/s, "
+            f"{target.layer_overhead_in_cache_s * 1e6:.0f} us a layer"
+        )
     if measured.copy_bytes_s:
         typer.echo(f"  memmove moves {measured.copy_bytes_s / 1e9:.1f} GB/s, read and written bytes together")
     typer.echo("")
@@ -143,17 +149,20 @@ def _print(request: ProbeRequest, result: ProbeResult) -> None:
         QuantType.Q8_0: measured.q8_0[0].decode_spread,
         **{s.quant_type: s.decode_spread for s in measured.types},
     }
-    table = make_table("Type", "Bits", "Decode", "Spread", "Prefill", "Repacks")
+    inside = ["In cache"] if measured.types_in_cache else []
+    table = make_table("Type", "Bits", "Decode", "Spread", *inside, "Prefill", "Repacks")
     for kind, support in sorted(target.types.items(), key=lambda item: -item[0].bits_per_weight):
         table.add_row(
             kind.name,
             f"{kind.bits_per_weight:.3f}",
             f"{support.decode_efficiency:.2f}",
             f"{spreads[kind]:.0%}",
+            *(efficiency_in_cache(support) for _ in inside),
             f"{support.prefill_efficiency:.2f}",
             "yes" if support.repacks else "no",
         )
     show(table)
-    typer.echo("Decode: bytes per second relative to Q8_0; prefill: tokens per second relative to Q8_0.")
+    held = ", in cache: the same for a model that it holds" if inside else ""
+    typer.echo(f"Decode: bytes per second relative to Q8_0{held}; prefill: tokens per second relative to Q8_0.")
     typer.echo(f"  written  {request.output}")
     typer.echo(f"  next     ramp-edge build --device {request.output}")

@@ -1,7 +1,8 @@
 """Finds out how fast a board reads each type, with synthetic models that it assembles itself.
 
 Every type is timed in turns with Q8_0, round after round, so that a board that warms up or is busy for a while changes both;
-the median of the paired ratios counts. At most two large models lie on the board's disk at a time.
+the median of the paired ratios counts. All seconds are such ratios times one time of the wide Q8_0 model, the median over the whole probe. Where the board
+has a cache that holds a model, every type is timed within it as well. At most two large models lie on the board's disk at a time.
 """
 
 from __future__ import annotations
@@ -14,14 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ramp_edge.codec.types import QuantType
 from ramp_edge.device import copy_speed
 from ramp_edge.device.agent_client import board_agent
 from ramp_edge.device.bench_plan import pick_threads, thread_candidates
-from ramp_edge.device.bench_records import SweepPoint, spread
+from ramp_edge.device.bench_records import SweepPoint
 from ramp_edge.device.facts import BoardFacts
 from ramp_edge.device.llama_tools import UNKNOWN_COMMIT, BoardTools, SpeedResult, SpeedTest, parse_speeds
-from ramp_edge.device.speed_fit import Timing
+from ramp_edge.device.probe_models import Placed, ProbeModels, TimedModel, Turns, TypeSpeed
 from ramp_edge.device.target import Target
 from ramp_edge.device.tool_failure import check_success
 from ramp_edge.device.tool_run import BoardAgent, ToolCall
@@ -51,42 +51,6 @@ mv -f "$3.partial" "$3"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TimedModel:
-    """A model in two parts: `head` once, then `strip` `repeats` times."""
-
-    name: str
-    quant_type: QuantType
-    head: bytes
-    strip: bytes
-    repeats: int
-    n_layer: int
-
-    @property
-    def matrix_bytes(self) -> int:
-        """What a decoded token reads."""
-        return self.repeats * len(self.strip)
-
-    @property
-    def file_bytes(self) -> int:
-        return len(self.head) + self.matrix_bytes
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TypeSpeed:
-    """One model beside the wide Q8_0 one."""
-
-    quant_type: QuantType
-    decode: Timing
-    """Seconds: the wide Q8_0 model's median times the median paired ratio."""
-    decode_spread: float
-    """Of the paired ratios: (max - min) / median."""
-    prefill_ratio: float
-    """Tokens per second of prefill over those of the wide Q8_0 model."""
-    repacks: bool
-    """llama.cpp keeps a second copy of the weights in another order."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeMeasurements:
     """All that a board said."""
 
@@ -102,9 +66,11 @@ class ProbeMeasurements:
     decode_threads: int
     sweep: tuple[SweepPoint, ...]
     q8_0: tuple[TypeSpeed, ...]
-    """The wide model beside itself, whose spread is the board's noise, then the other shapes."""
+    """The wide model beside itself, whose spread is the board's noise, then the other shapes, the cached one last."""
     types: tuple[TypeSpeed, ...]
     """Every other type."""
+    types_in_cache: tuple[TypeSpeed, ...]
+    """Those of them whose cached model the last cache holds; none where it does not hold that of Q8_0."""
     rounds: int
 
 
@@ -118,22 +84,15 @@ class ProbeOptions:
 
 
 def probe(
-    target: Target,
-    wide: TimedModel,
-    shapes: Sequence[TimedModel],
-    types: Iterator[TimedModel],
-    n_types: int,
-    tools: BoardTools,
-    options: ProbeOptions,
-    events: EventBus,
+    target: Target, models: ProbeModels, tools: BoardTools, options: ProbeOptions, events: EventBus
 ) -> ProbeMeasurements:
-    """Time the models: a wide one of Q8_0, further shapes of Q8_0, and other types. `types` makes each other type's model when its turn comes.
+    """Time the models on the board.
 
     Raises BoardStorageError (the disk needs room for two models), BoardToolError, DeadlineError, ConnectionFailedError.
     """
     copy = _copy_bytes_s(target, events)
     with board_agent(target, events) as agent:
-        return _Probe(target, agent, tools, options, events).run(wide, shapes, types, n_types, copy)
+        return _Probe(target, agent, tools, options, events).run(models, copy)
 
 
 def _copy_bytes_s(target: Target, events: EventBus) -> float | None:
@@ -165,41 +124,45 @@ class _Probe:
         self._backends: str | None = None
         self._looks: dict[str, tuple[_Lengths, bool]] = {}
 
-    def run(
-        self,
-        wide: TimedModel,
-        shapes: Sequence[TimedModel],
-        types: Iterator[TimedModel],
-        n_types: int,
-        copy_bytes_s: float | None,
-    ) -> ProbeMeasurements:
+    def run(self, models: ProbeModels, copy_bytes_s: float | None) -> ProbeMeasurements:
         before = self._agent.facts()
         where = self._target.spec.name
-        with self._placed(wide) as wide_path:
+        cache_bytes = _cache_bytes(self._target)
+        inside = models.cached.matrix_bytes <= (cache_bytes or 0)
+        with self._placed(models.wide) as wide_path, self._placed(models.cached) as cached_path:
+            wide, cached = (models.wide, wide_path), (models.cached, cached_path)
             with self._events.stage(f"threads of {where}"):
                 sweep = self._sweep(
                     wide_path, thread_candidates(before.usable_cores or before.cores or 1, self._options.threads)
                 )
             self._threads = pick_threads(sweep)[0]
-            with self._events.stage(f"types on {where}", total=n_types + 1 + len(shapes), unit="types") as stage:
-                q8_0, found = [], []
-                for model in (None, *shapes):
-                    q8_0.append(self._beside(wide, wide_path, model))
+            total = models.n_types * (2 if inside else 1) + 2 + len(models.shapes)
+            with self._events.stage(f"types on {where}", total=total, unit="types") as stage:
+
+                def turns(base: Placed, model: TimedModel | Placed) -> Turns:
+                    found = self._beside(base, model)
                     stage.advance()
-                for model in types:
-                    found.append(self._beside(wide, wide_path, model))
-                    stage.advance()
+                    return found
+
+                of_q8_0: tuple[TimedModel | Placed, ...] = (wide, *models.shapes, cached)
+                q8_0 = [turns(wide, model) for model in of_q8_0]
+                found = [turns(wide, model) for model in models.types]
+                held = (model for model in models.types_in_cache if model.matrix_bytes <= (cache_bytes or 0))
+                in_cache = [turns(cached, model) for model in held] if inside else []
+        wide_s = statistics.median(s for turns in (*q8_0, *found) for s in turns.base_seconds)
+        cached_s = wide_s * q8_0[-1].decode_ratio
         return ProbeMeasurements(
             facts_before=before,
             facts_after=self._agent.facts(),
             runtime_commit=self._commit,
             backends=self._backends,
-            cache_bytes=_cache_bytes(self._target),
+            cache_bytes=cache_bytes,
             copy_bytes_s=copy_bytes_s,
             decode_threads=self._threads,
             sweep=sweep,
-            q8_0=tuple(q8_0),
-            types=tuple(found),
+            q8_0=tuple(turns.speed(wide_s) for turns in q8_0),
+            types=tuple(turns.speed(wide_s) for turns in found),
+            types_in_cache=tuple(turns.speed(cached_s) for turns in in_cache),
             rounds=self._options.rounds,
         )
 
@@ -268,34 +231,27 @@ class _Probe:
         prefill, decode = self._run(test)[0]
         return max(prefill.samples_ts), max(decode.samples_ts)
 
-    def _beside(self, wide: TimedModel, wide_path: str, model: TimedModel | None) -> TypeSpeed:
-        """`model` in turns with the wide Q8_0 one; that one alone where there is none."""
-        if model is None:
-            return self._turns(wide, wide_path, wide, wide_path)
+    def _beside(self, base: Placed, model: TimedModel | Placed) -> Turns:
+        """`model` in turns with `base`; it is brought there first where it has no place yet."""
+        if not isinstance(model, TimedModel):
+            return self._turns(base[1], *model)
         with self._placed(model) as path:
-            return self._turns(wide, wide_path, model, path)
+            return self._turns(base[1], model, path)
 
-    def _turns(self, wide: TimedModel, wide_path: str, model: TimedModel, path: str) -> TypeSpeed:
-        wide_lengths, _ = self._look(wide_path)
+    def _turns(self, base_path: str, model: TimedModel, path: str) -> Turns:
+        base_lengths, _ = self._look(base_path)
         lengths, repacks = self._look(path)
         pairs: list[tuple[tuple[float, float], tuple[float, float]]] = []
         for number in range(self._options.rounds):
             base_first = number % 2 == 0
-            base = self._once(wide_path, wide_lengths) if base_first else None
+            base = self._once(base_path, base_lengths) if base_first else None
             own = self._once(path, lengths)
-            pairs.append((base or self._once(wide_path, wide_lengths), own))
-        decode_ratios = [base[1] / own[1] for base, own in pairs]
-        prefill_ratios = [own[0] / base[0] for base, own in pairs]
-        wide_s = statistics.median(1 / base[1] for base, _ in pairs)
-        return TypeSpeed(
-            quant_type=model.quant_type,
-            decode=Timing(
-                matrix_bytes=model.matrix_bytes,
-                n_layer=model.n_layer,
-                seconds=wide_s * statistics.median(decode_ratios),
-            ),
-            decode_spread=spread(decode_ratios),
-            prefill_ratio=statistics.median(prefill_ratios),
+            pairs.append((base or self._once(base_path, base_lengths), own))
+        return Turns(
+            model=model,
+            base_seconds=tuple(1 / base[1] for base, _ in pairs),
+            decode_ratios=tuple(base[1] / own[1] for base, own in pairs),
+            prefill_ratio=statistics.median(own[0] / base[0] for base, own in pairs),
             repacks=repacks,
         )
 

@@ -1,8 +1,9 @@
 """From times of synthetic models to the figures of a profile.
 
-A token's time is taken as bytes x seconds per byte of their type, plus a fixed part, plus a part per layer, which is smaller
-where all weights stay in the last cache (`profile/speed.py` predicts with the same formula). Four models of Q8_0, wide, deep,
-and two small ones, give its unknowns; each other type then needs one wide model and gives one figure.
+A token's time is taken as bytes x seconds per byte of their type, plus a fixed part, plus a part per layer; bytes and layers cost less
+where all weights stay in the last cache (`profile/speed.py` predicts with the same formula). Five models of Q8_0, wide and deep ones beyond the
+cache and three within it, give its unknowns; each other type then gives one figure with a wide model, and one with a model in the cache, where
+what a kernel computes counts more than what it reads.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Overheads:
     """Q8_0's part of a profile."""
 
     seconds_per_byte: float
+    seconds_per_byte_in_cache: float
     token_s: float
     layer_s: float
     layer_in_cache_s: float
@@ -45,60 +47,88 @@ class SpeedFit:
     overheads: Overheads
     decode_efficiency: dict[QuantType, float]
     """Bytes per second relative to Q8_0's."""
+    decode_efficiency_in_cache: dict[QuantType, float]
+    """The same within the cache; empty where nothing was timed there."""
 
 
 def fit_overheads(timings: Sequence[Timing], cache_bytes: int) -> Overheads:
     """The figures, none of them negative, that come nearest to these times of Q8_0 models; bytes always count.
 
-    Without a model larger than the cache, or without one that fits, both figures per layer are the same.
+    Without a model larger than the cache, or without one that fits, both figures per layer and per byte are the same.
     """
     in_cache = [t.matrix_bytes <= cache_bytes for t in timings]
     both = any(in_cache) and not all(in_cache)
     terms = np.array(
         [
-            [t.matrix_bytes, 1.0, t.n_layer * (not (both and inside)), t.n_layer * (both and inside)]
+            [
+                t.matrix_bytes * (not (both and inside)),
+                t.matrix_bytes * (both and inside),
+                1.0,
+                t.n_layer * (not (both and inside)),
+                t.n_layer * (both and inside),
+            ]
             for t, inside in zip(timings, in_cache, strict=True)
         ]
     )
     # Relative errors: a tenth of a small model's time is as wrong as a tenth of a large one's.
     rows = terms / np.array([t.seconds for t in timings])[:, None]
-    found = _least_squares(rows)
-    per_byte_s, token_s, layer_s, layer_in_cache_s = map(float, found)
+    # Where nothing tells the two apart, the second columns are empty and nothing is asked of them.
+    found = _least_squares(rows, positive=2 if both else 1)
+    per_byte_s, per_byte_in_cache_s, token_s, layer_s, layer_in_cache_s = map(float, found)
     return Overheads(
         seconds_per_byte=per_byte_s,
+        seconds_per_byte_in_cache=per_byte_in_cache_s if both else per_byte_s,
         token_s=token_s,
         layer_s=layer_s,
         layer_in_cache_s=layer_in_cache_s if both else layer_s,
     )
 
 
-def _least_squares(rows: Float64) -> Float64:
-    """x >= 0 with rows @ x nearest to ones, its first entry above 0. So few unknowns that every set of zeros is tried."""
-    others = range(1, rows.shape[1])
+def _least_squares(rows: Float64, positive: int) -> Float64:
+    """x >= 0 with rows @ x nearest to ones, its first `positive` entries above 0. So few unknowns that every set of zeros is tried."""
+    first, others = range(positive), range(positive, rows.shape[1])
     best: tuple[float, Float64] | None = None
     for count in range(len(others), -1, -1):
         for chosen in itertools.combinations(others, count):
-            used = [0, *chosen]
+            used = [*first, *chosen]
             part = np.linalg.lstsq(rows[:, used], np.ones(len(rows)), rcond=None)[0]
-            if part[0] <= 0 or (part < 0).any():
+            if (part[:positive] <= 0).any() or (part < 0).any():
                 continue
             full = np.zeros(rows.shape[1])
             full[used] = part
             error = float(np.square(rows @ full - 1).sum())
             if best is None or error < best[0] - 1e-9:
                 best = error, full
-    assert best is not None, "bytes alone always fit with a positive factor"
+    assert best is not None, "bytes alone always fit with positive factors: no row has both"
     return best[1]
 
 
-def fit_speeds(q8_0: Sequence[Timing], types: Mapping[QuantType, Timing], cache_bytes: int) -> SpeedFit:
-    """The figures of a board from models of Q8_0, and one of every other type that no cache holds."""
+def fit_speeds(
+    q8_0: Sequence[Timing],
+    types: Mapping[QuantType, Timing],
+    cache_bytes: int,
+    types_in_cache: Mapping[QuantType, Timing] | None = None,
+) -> SpeedFit:
+    """The figures of a board from models of Q8_0, one of every other type that no cache holds, and, where given, one that it holds."""
     overheads = fit_overheads(q8_0, cache_bytes)
-    efficiency = {QuantType.Q8_0: 1.0}
-    for quant_type, timing in types.items():
-        layer_s = overheads.layer_in_cache_s if timing.matrix_bytes <= cache_bytes else overheads.layer_s
-        fixed_s = overheads.token_s + layer_s * timing.n_layer
-        # Never less than half of the time: a model that small would be timed for nothing.
-        reading_s = max(timing.seconds - fixed_s, timing.seconds / 2)
-        efficiency[quant_type] = overheads.seconds_per_byte * timing.matrix_bytes / reading_s
-    return SpeedFit(overheads=overheads, decode_efficiency=efficiency)
+
+    def efficiencies(timings: Mapping[QuantType, Timing]) -> dict[QuantType, float]:
+        return {
+            QuantType.Q8_0: 1.0,
+            **{t: _efficiency(timing, overheads, cache_bytes) for t, timing in timings.items()},
+        }
+
+    return SpeedFit(
+        overheads=overheads,
+        decode_efficiency=efficiencies(types),
+        decode_efficiency_in_cache=efficiencies(types_in_cache) if types_in_cache else {},
+    )
+
+
+def _efficiency(timing: Timing, overheads: Overheads, cache_bytes: int) -> float:
+    inside = timing.matrix_bytes <= cache_bytes
+    per_byte_s = overheads.seconds_per_byte_in_cache if inside else overheads.seconds_per_byte
+    fixed_s = overheads.token_s + timing.n_layer * (overheads.layer_in_cache_s if inside else overheads.layer_s)
+    # Never less than half of the time: a model that small would be timed for nothing.
+    reading_s = max(timing.seconds - fixed_s, timing.seconds / 2)
+    return per_byte_s * timing.matrix_bytes / reading_s

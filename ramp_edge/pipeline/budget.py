@@ -12,7 +12,7 @@ from ramp_edge.events import EventBus
 from ramp_edge.pipeline.request import BuildRequest
 from ramp_edge.profile.advice import what_would_fit
 from ramp_edge.profile.memory import KV_PAD_CELLS, kv_cache_bytes, memory_budget, weight_bytes
-from ramp_edge.profile.speed import decode_seconds, kv_read_bytes, overhead_seconds, seconds_per_byte
+from ramp_edge.profile.speed import as_run, decode_seconds, kv_read_bytes, overhead_seconds, seconds_per_byte
 from ramp_edge.records import DeviceTarget, MemoryBudget, ModelInventory
 from ramp_edge.units import human_bytes, limit_and_need
 
@@ -165,8 +165,9 @@ def check_feasible(
             + " ".join(advice),
             hint="take one of these ways, or a smaller model",
         )
+    running = as_run(target, limits.max_weight_bytes)
     fastest = {
-        name: min(entry.types, key=lambda t: entry.size_bytes(t) * seconds_per_byte(t, target))
+        name: min(entry.types, key=lambda t: entry.size_bytes(t) * seconds_per_byte(t, running))
         for name, entry in legal.items()
     }
     best_s = decode_seconds(inventory, fastest, target, ctx_used=limits.ctx // 2, kv_type=limits.kv_type)
@@ -267,10 +268,11 @@ def memory_for(
 
 def fixed_seconds(inventory: ModelInventory, target: DeviceTarget, limits: Limits) -> float:
     """Seconds per token that no allocation changes: the KV cache, float tensors, launches."""
+    target = as_run(target, limits.max_weight_bytes)
     kv = kv_read_bytes(inventory, limits.ctx // 2, limits.kv_type) * seconds_per_byte(limits.kv_type, target)
     kept = sum(
         t.source_bytes * seconds_per_byte(QuantType.F16 if t.source_type in FLOAT_TYPES else t.source_type, target)
         for t in inventory.tensors
         if not t.quantizable
     )
-    return kv + kept + overhead_seconds(inventory, target, limits.max_weight_bytes)
+    return kv + kept + overhead_seconds(inventory, target)

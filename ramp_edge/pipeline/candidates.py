@@ -11,7 +11,7 @@ from ramp_edge.codec.types import QuantType
 from ramp_edge.errors import InfeasibleBudgetError
 from ramp_edge.pipeline.budget import SPEED_GUARD, Limits, Usage, fixed_seconds, limit_usages, memory_for
 from ramp_edge.profile.memory import weight_bytes
-from ramp_edge.profile.speed import decode_seconds, tensor_seconds
+from ramp_edge.profile.speed import as_run, decode_seconds, tensor_seconds
 from ramp_edge.records import Allocation, DeviceTarget, ErrorTable, ModelInventory
 from ramp_edge.units import human_bytes
 
@@ -57,13 +57,12 @@ def knapsack(problem: Problem) -> Sequence[Allocation]:
     """The Lagrangian knapsack on the Fisher table, tightened until resident memory fits as well."""
     inventory = problem.inventory
     names = list(problem.legal)
+    target = as_run(problem.target, problem.limits.max_weight_bytes)
     items = [
         Item(
             kl=tuple(problem.table.kl[name][t] for t in entry.types),
             size_bytes=tuple(entry.size_bytes(t) for t in entry.types),
-            seconds=tuple(
-                tensor_seconds(entry.tensor, t, problem.target, tied=inventory.tied_embedding) for t in entry.types
-            ),
+            seconds=tuple(tensor_seconds(entry.tensor, t, target, tied=inventory.tied_embedding) for t in entry.types),
         )
         for name, entry in problem.legal.items()
     ]
@@ -91,7 +90,8 @@ def within_limits(problem: Problem, types_within: TypesWithin) -> dict[str, Quan
     room = limits.max_weight_bytes - kept
     seconds = [limits.max_decode_seconds - fixed_seconds(inventory, problem.target, limits)]
     if limits.speed_guard:
-        seconds.insert(0, room / (problem.target.bandwidth_effective_bytes_s * SPEED_GUARD))
+        bandwidth_bytes_s = as_run(problem.target, limits.max_weight_bytes).bandwidth_effective_bytes_s
+        seconds.insert(0, room / (bandwidth_bytes_s * SPEED_GUARD))
     found = (_tightened(problem, types_within, room, most) for most in seconds)
     return next((types for types in found if types is not None), None)
 

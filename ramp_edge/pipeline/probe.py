@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Literal
 from ramp_edge.codec.types import QUANTIZED_TYPES, QuantType
 from ramp_edge.device.connect import ConnectOptions, connected
 from ramp_edge.device.facts import BoardFacts
-from ramp_edge.device.probe import ProbeMeasurements, ProbeOptions, TimedModel, TypeSpeed, probe
+from ramp_edge.device.probe import ProbeMeasurements, ProbeOptions, probe
+from ramp_edge.device.probe_models import ProbeModels, TimedModel, TypeSpeed
 from ramp_edge.device.speed_fit import SpeedFit, fit_speeds
 from ramp_edge.device.target import TargetSpec
 from ramp_edge.errors import BoardToolError, UsageError
@@ -41,6 +41,8 @@ WIDE = Shape(n_embd=2048, n_layer=4, n_vocab=4096)
 DEEP = Shape(n_embd=512, n_layer=64, n_vocab=4096)
 SMALL = Shape(n_embd=256, n_layer=4, n_vocab=4096)
 SMALL_DEEP = Shape(n_embd=256, n_layer=16, n_vocab=4096)
+CACHED = Shape(n_embd=512, n_layer=2, n_vocab=2048)
+"""5 MB in Q8_0, most of it bytes and not layers."""
 TYPES = tuple(sorted((QuantType.F16, *QUANTIZED_TYPES), key=lambda t: -t.bits_per_weight))
 _MAX_EFFICIENCY, _MIN_EFFICIENCY = 4.0, 0.01
 
@@ -80,13 +82,18 @@ def probe_target(request: ProbeRequest, events: EventBus) -> ProbeResult:
         tools, commit = bench_tools(target, request.runtime, with_perplexity=False)
         measurements = probe(
             target,
-            timed_model("wide", QuantType.Q8_0, WIDE, work),
-            [
-                timed_model(name, QuantType.Q8_0, shape, work)
-                for name, shape in (("deep", DEEP), ("small", SMALL), ("small-deep", SMALL_DEEP))
-            ],
-            _models(types, work),
-            len(types),
+            ProbeModels(
+                wide=timed_model("wide", QuantType.Q8_0, WIDE, work),
+                shapes=tuple(
+                    timed_model(name, QuantType.Q8_0, shape, work)
+                    for name, shape in (("deep", DEEP), ("small", SMALL), ("small-deep", SMALL_DEEP))
+                ),
+                cached=timed_model("cached", QuantType.Q8_0, CACHED, work),
+                # One at a time, so that neither memory nor disk holds them all.
+                types=(timed_model("wide", t, WIDE, work) for t in types),
+                types_in_cache=(timed_model("cached", t, CACHED, work) for t in types),
+                n_types=len(types),
+            ),
             tools,
             request.options,
             events,
@@ -95,6 +102,7 @@ def probe_target(request: ProbeRequest, events: EventBus) -> ProbeResult:
         [speed.decode for speed in measurements.q8_0],
         {speed.quant_type: speed.decode for speed in measurements.types},
         measurements.cache_bytes or 0,
+        {speed.quant_type: speed.decode for speed in measurements.types_in_cache},
     )
     profile = probed_profile(measurements, fit, base, request.spec, commit)
     write_profile(request.output, profile, _comment(measurements, request, commit))
@@ -112,11 +120,6 @@ def timed_model(name: str, quant_type: QuantType, shape: Shape, work: Path) -> T
         repeats=made.repeats,
         n_layer=shape.n_layer,
     )
-
-
-def _models(types: tuple[QuantType, ...], work: Path) -> Iterator[TimedModel]:
-    # One at a time, so that neither memory nor disk holds them all.
-    return (timed_model("wide", t, WIDE, work) for t in types)
 
 
 def _check_output(path: Path) -> None:
@@ -155,6 +158,15 @@ def probed_profile(
         bandwidth=Bandwidth(
             peak=RateFigure(value=_rate(peak.bytes_s), measured=True, source=f"ramp-edge probe: {peak.source}"),
             effective=RateFigure(value=_rate(effective), measured=True, source=f"Q8_0 decode, {source}"),
+            in_cache=(
+                RateFigure(
+                    value=_rate(1 / overheads.seconds_per_byte_in_cache),
+                    measured=True,
+                    source="as decode, small models",
+                )
+                if fit.decode_efficiency_in_cache
+                else None
+            ),
         ),
         cache=(
             SizeFigure(value=f"{measured.cache_bytes} B", measured=True, source="what the system reports")
@@ -199,20 +211,20 @@ class SourcedRate:
 
 
 def _figures(kind: QuantType, speed: TypeSpeed, fit: SpeedFit, source: str) -> TypeFigures:
-    if kind is QuantType.Q8_0:
-        decode = prefill = 1.0
-    else:
-        decode, prefill = (
-            round(min(_MAX_EFFICIENCY, max(_MIN_EFFICIENCY, value)), 3)
-            for value in (fit.decode_efficiency[kind], speed.prefill_ratio)
-        )
+    in_cache = fit.decode_efficiency_in_cache.get(kind)
     return TypeFigures(
-        decode_efficiency=decode,
-        prefill_efficiency=prefill,
+        decode_efficiency=_limited(fit.decode_efficiency[kind]),
+        decode_efficiency_in_cache=None if in_cache is None else _limited(in_cache),
+        # The measure of all others, whatever its noise.
+        prefill_efficiency=1.0 if kind is QuantType.Q8_0 else _limited(speed.prefill_ratio),
         repacks=speed.repacks,
         measured=True,
         source=f"{source}; spread {speed.decode_spread:.0%}",
     )
+
+
+def _limited(efficiency: float) -> float:
+    return round(min(_MAX_EFFICIENCY, max(_MIN_EFFICIENCY, efficiency)), 3)
 
 
 def _title(facts: BoardFacts, base: DeviceTarget | None, spec: TargetSpec) -> str:

@@ -282,6 +282,7 @@ def _target(path: Path, document: LocatedYaml) -> DeviceTarget:
     types = {
         QuantType[name]: TypeSupport(
             decode_efficiency=figures.decode_efficiency,
+            decode_efficiency_in_cache=figures.decode_efficiency_in_cache,
             prefill_efficiency=figures.prefill_efficiency,
             repacks=figures.repacks,
             source=figures.source,
@@ -294,7 +295,8 @@ def _target(path: Path, document: LocatedYaml) -> DeviceTarget:
     if overhead is not None:
         speed_measured.append(overhead.measured)
     layer_overhead_s = 0.0 if overhead is None else overhead.per_layer_microseconds / 1e6
-    in_cache = None if overhead is None else overhead.per_layer_in_cache_microseconds
+    layer_in_cache = None if overhead is None else overhead.per_layer_in_cache_microseconds
+    in_cache = profile.bandwidth.in_cache
     return DeviceTarget(
         name=path.stem,
         title=profile.title,
@@ -315,6 +317,7 @@ def _target(path: Path, document: LocatedYaml) -> DeviceTarget:
         measured=all(speed_measured),
         token_overhead_s=0.0 if overhead is None else overhead.milliseconds / 1e3,
         layer_overhead_s=layer_overhead_s,
-        layer_overhead_in_cache_s=layer_overhead_s if in_cache is None else in_cache / 1e6,
+        layer_overhead_in_cache_s=layer_overhead_s if layer_in_cache is None else layer_in_cache / 1e6,
+        bandwidth_in_cache_bytes_s=None if in_cache is None else parse_rate(in_cache.value),
         cache_bytes=0 if profile.cache is None else parse_bytes(profile.cache.value),
     )

@@ -136,6 +136,9 @@ class Memory(_Part):
 class Bandwidth(_Part):
     peak: RateFigure = Field(description="Theoretical memory bandwidth.")
     effective: RateFigure = Field(description="What llama.cpp's decode reaches with Q8_0.")
+    in_cache: RateFigure | None = Field(
+        default=None, description="The same for a model that fits in the last cache; as effective where it is absent."
+    )
 
 
 class Processor(_Sourced):
@@ -162,6 +165,10 @@ class Defaults(_Part):
 
 class TypeFigures(_Sourced):
     decode_efficiency: Ratio = Field(description="Bytes per second in decode relative to Q8_0 on this device.")
+    decode_efficiency_in_cache: Ratio | None = Field(
+        default=None,
+        description="The same for a model that fits in the last cache; as decode_efficiency where it is absent.",
+    )
     prefill_efficiency: Ratio = Field(description="Prefill tokens per second relative to Q8_0 on this device.")
     repacks: bool = Field(strict=True, description="True where llama.cpp's CPU backend converts the type on load.")
 
@@ -204,6 +211,11 @@ def find_contradictions(profile: Profile) -> list[tuple[Location, str]]:
         ("bandwidth", "effective", "value"),
         f"{effective!r} is more than bandwidth.peak.value {peak!r}",
     )
+    require(
+        profile.bandwidth.in_cache is None or profile.cache is not None,
+        ("bandwidth", "in_cache"),
+        "needs the size of the cache: give `cache` as well",
+    )
     processor, bits = profile.processor, profile.bits
     require(
         processor.decode_threads <= processor.cores,
@@ -218,9 +230,9 @@ def find_contradictions(profile: Profile) -> list[tuple[Location, str]]:
     for needed in ("F16", "Q8_0"):
         require(needed in profile.types, ("types",), f"{needed} is missing: every device must list F16 and Q8_0")
     baseline = profile.types.get("Q8_0")
-    for field in ("decode_efficiency", "prefill_efficiency"):
+    for field in ("decode_efficiency", "decode_efficiency_in_cache", "prefill_efficiency"):
         require(
-            baseline is None or getattr(baseline, field) == 1.0,
+            baseline is None or getattr(baseline, field) in (1.0, None),
             ("types", "Q8_0", field),
             f"{getattr(baseline, field, None)} must be 1.0: every efficiency is relative to Q8_0",
         )

@@ -1,13 +1,14 @@
 """Decode speed: a token reads every weight once, so seconds are bytes over the bandwidth that the type's kernel reaches.
 
 seconds = bytes / (effective bandwidth x decode efficiency of the type), plus the part of the KV cache in use and an overhead
-per token and per layer. An untied token embedding is a look-up of one row; a tied one is read whole, as the output matrix. Stacked expert
+per token and per layer. Where all weights stay in the last cache, bandwidth, efficiencies and the overhead of a layer are others (`as_run`). An untied token embedding is a look-up of one row; a tied one is read whole, as the output matrix. Stacked expert
 tensors are charged in full, which overstates mixture-of-experts models.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ramp_edge.codec.types import QuantType
 from ramp_edge.errors import ProfileError
@@ -30,6 +31,23 @@ def seconds_per_byte(quant_type: QuantType, target: DeviceTarget) -> float:
     return 1.0 / (target.bandwidth_effective_bytes_s * support.decode_efficiency)
 
 
+def as_run(target: DeviceTarget, weight_bytes: int) -> DeviceTarget:
+    """The device as a model of so many bytes meets it: where the last cache holds it, the figures for that take the others' place."""
+    if weight_bytes > target.cache_bytes:
+        return target
+    types = {
+        kind: replace(support, decode_efficiency=support.decode_efficiency_in_cache)
+        for kind, support in target.types.items()
+        if support.decode_efficiency_in_cache is not None
+    }
+    return replace(
+        target,
+        bandwidth_effective_bytes_s=target.bandwidth_in_cache_bytes_s or target.bandwidth_effective_bytes_s,
+        layer_overhead_s=target.layer_overhead_in_cache_s,
+        types={**target.types, **types},
+    )
+
+
 def tensor_seconds(tensor: TensorInfo, quant_type: QuantType, target: DeviceTarget, *, tied: bool) -> float:
     """Seconds per decoded token that this tensor costs; `tied` where the embedding is the output matrix as well."""
     if tensor.role is Role.TOKEN_EMBD and not tied:
@@ -47,11 +65,9 @@ def kv_read_bytes(inventory: ModelInventory, ctx_used: int, kv_type: QuantType) 
     return (ctx_used * (hyper.n_layer - n_sliding) + window * n_sliding) * kv_cell_bytes(hyper, kv_type)
 
 
-def overhead_seconds(inventory: ModelInventory, target: DeviceTarget, weight_bytes: int) -> float:
-    """Seconds per decoded token that no byte accounts for. A layer begins faster where all weights stay in a cache."""
-    in_cache = weight_bytes <= target.cache_bytes
-    layer_s = target.layer_overhead_in_cache_s if in_cache else target.layer_overhead_s
-    return target.token_overhead_s + inventory.hyper.n_layer * layer_s
+def overhead_seconds(inventory: ModelInventory, target: DeviceTarget) -> float:
+    """Seconds per decoded token that no byte accounts for."""
+    return target.token_overhead_s + inventory.hyper.n_layer * target.layer_overhead_s
 
 
 def decode_seconds(
@@ -62,10 +78,10 @@ def decode_seconds(
     ctx_used: int,
     kv_type: QuantType,
 ) -> float:
-    """Predicted seconds per decoded token with `ctx_used` tokens in the cache."""
+    """Predicted seconds per decoded token with `ctx_used` tokens in the KV cache."""
+    target = as_run(target, sum(tensor_bytes(t, planned_type(t, types)) for t in inventory.tensors))
     weights_s = sum(
         tensor_seconds(t, planned_type(t, types), target, tied=inventory.tied_embedding) for t in inventory.tensors
     )
     kv_s = kv_read_bytes(inventory, ctx_used, kv_type) * seconds_per_byte(kv_type, target)
-    weight_bytes = sum(tensor_bytes(t, planned_type(t, types)) for t in inventory.tensors)
-    return weights_s + kv_s + overhead_seconds(inventory, target, weight_bytes)
+    return weights_s + kv_s + overhead_seconds(inventory, target)

@@ -24,7 +24,8 @@ def profile_text(profile: Profile, comment: str) -> str:
     for name in ("memory", "bandwidth"):
         lines.append(f"{name}:")
         part: BaseModel = getattr(profile, name)
-        lines += [f"  {key}: {_flow(getattr(part, key))}" for key in type(part).model_fields]
+        figures = {key: getattr(part, key) for key in type(part).model_fields}
+        lines += [f"  {key}: {_flow(figure)}" for key, figure in figures.items() if figure is not None]
     for name in ("cache", "token_overhead", "processor", "bits", "defaults"):
         value = getattr(profile, name)
         if value is not None:
@@ -51,9 +52,10 @@ def write_profile(path: Path, profile: Profile, comment: str) -> None:
 
 
 def _flow(part: BaseModel) -> str:
-    # The source comes last, as it is the longest.
+    # The source comes last, as it is the longest; what is absent has its meaning too.
     names = sorted(type(part).model_fields, key=lambda name: name == "source")
-    return "{" + ", ".join(f"{name}: {_scalar(getattr(part, name))}" for name in names) + "}"
+    values = {name: getattr(part, name) for name in names}
+    return "{" + ", ".join(f"{name}: {_scalar(value)}" for name, value in values.items() if value is not None) + "}"
 
 
 def _scalar(value: object) -> str:

@@ -88,6 +88,7 @@ class TypeSupportPart(RecordPart):
     """How the device runs a type."""
 
     decode_efficiency: Positive
+    decode_efficiency_in_cache: Positive | None = None
     prefill_efficiency: Positive
     repacks: bool
     source: Prose
@@ -104,6 +105,7 @@ class DevicePart(RecordPart):
     memory_usable_bytes: Count | None = None
     bandwidth_peak_bytes_s: NotNegative | None = None
     bandwidth_effective_bytes_s: NotNegative | None = None
+    bandwidth_in_cache_bytes_s: NotNegative | None = None
     cores: Count | None = None
     decode_threads: Count | None = None
     isa: list[Name] = Field(default_factory=list)

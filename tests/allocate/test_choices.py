@@ -16,7 +16,14 @@ MIXED = (QuantType.Q8_0, QuantType.Q4_K, QuantType.IQ3_XXS, QuantType.IQ3_S, Qua
 
 
 def device(types: Iterable[QuantType]) -> DeviceTarget:
-    support = TypeSupport(decode_efficiency=1.0, prefill_efficiency=1.0, repacks=False, source="test", measured=False)
+    support = TypeSupport(
+        decode_efficiency=1.0,
+        decode_efficiency_in_cache=None,
+        prefill_efficiency=1.0,
+        repacks=False,
+        source="test",
+        measured=False,
+    )
     return DeviceTarget(
         name="bench",
         title="Bench",

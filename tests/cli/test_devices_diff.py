@@ -27,7 +27,7 @@ def test_every_figure_of_a_device_is_compared() -> None:
     for field in dataclasses.fields(DeviceTarget):
         if field.name in IGNORED:
             continue
-        value = getattr(target, field.name)
+        value = getattr(target, field.name) or 0
         other = {str: "metal", tuple: ("x",)}.get(type(value)) or (
             QuantType.Q8_0 if field.name == "default_kv_type" else value + 1
         )
@@ -47,6 +47,10 @@ def test_types_and_ratios() -> None:
         "0.47",
         0.5,
     )
+    slow_inside = dataclasses.replace(target.types[QuantType.Q4_K], decode_efficiency_in_cache=0.47)
+    types = {**target.types, QuantType.Q4_K: slow_inside}
+    (only,) = differences(target, dataclasses.replace(target, types=types))
+    assert (only.field, only.first, only.second) == ("Q4_K decode in the cache", "0.94", "0.47")
     assert (found["Q4_K repacks"].first, found["Q4_K repacks"].second) == ("yes", "no")
     assert (found["IQ2_S"].first, found["IQ2_S"].second) == ("listed", "not listed")
 

@@ -12,7 +12,7 @@ from ramp_edge.codec.types import QuantType
 from ramp_edge.errors import ProfileError
 from ramp_edge.model.gguf_file import open_inventory
 from ramp_edge.profile.load import load_target
-from ramp_edge.profile.speed import decode_seconds, kv_read_bytes, seconds_per_byte, tensor_seconds
+from ramp_edge.profile.speed import as_run, decode_seconds, kv_read_bytes, seconds_per_byte, tensor_seconds
 
 
 def test_tensor_seconds_are_bytes_over_reached_bandwidth(random_model: Callable[..., Path]) -> None:
@@ -70,3 +70,36 @@ def test_more_bandwidth_is_faster(random_model: Callable[..., Path]) -> None:
     fast = dataclasses.replace(slow, bandwidth_effective_bytes_s=2 * slow.bandwidth_effective_bytes_s)
     slow_s, fast_s = (decode_seconds(inventory, {}, t, ctx_used=100, kv_type=QuantType.F16) for t in (slow, fast))
     assert slow_s - slow.token_overhead_s == pytest.approx(2 * (fast_s - fast.token_overhead_s))
+
+
+def test_a_model_within_the_cache_has_its_own_figures(random_model: Callable[..., Path]) -> None:
+    inventory, _ = open_inventory(random_model("qwen2-wide-ff"))
+    types = {t.name: QuantType.Q4_0 for t in inventory.quantizable}
+    plain = load_target("raspberry-pi-5")
+    q4_0 = dataclasses.replace(plain.types[QuantType.Q4_0], decode_efficiency_in_cache=0.5)
+    board = dataclasses.replace(
+        plain,
+        bandwidth_in_cache_bytes_s=2 * plain.bandwidth_effective_bytes_s,
+        layer_overhead_s=1e-3,
+        layer_overhead_in_cache_s=1e-4,
+        types={**plain.types, QuantType.Q4_0: q4_0},
+    )
+
+    def seconds(cache_bytes: int) -> float:
+        target = dataclasses.replace(board, cache_bytes=cache_bytes)
+        return decode_seconds(inventory, types, target, ctx_used=0, kv_type=QuantType.F16)
+
+    assert seconds(0) == pytest.approx(
+        decode_seconds(inventory, types, plain, ctx_used=0, kv_type=QuantType.F16) + inventory.hyper.n_layer * 1e-3
+    )
+    inside = as_run(dataclasses.replace(board, cache_bytes=10**9), 10**9)
+    assert seconds_per_byte(QuantType.Q4_0, inside) == pytest.approx(1 / (plain.bandwidth_effective_bytes_s))
+    assert seconds_per_byte(QuantType.Q8_0, inside) == pytest.approx(1 / (2 * plain.bandwidth_effective_bytes_s))
+    expected_s = sum(
+        t.n_elements * 4.5 / 8 * seconds_per_byte(QuantType.Q4_0, inside)
+        if t.quantizable
+        else t.source_bytes * seconds_per_byte(QuantType.F32, inside)
+        for t in inventory.tensors
+    )
+    assert seconds(10**9) == pytest.approx(expected_s + plain.token_overhead_s + inventory.hyper.n_layer * 1e-4)
+    assert as_run(board, 10**9) is board, "no cache, no other figures"

@@ -8,29 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
 from ramp_edge import __version__
 from ramp_edge.allocate.policy import load_policy
-from ramp_edge.calibrate.text import TextWindows
 from ramp_edge.emit.layout import MetadataItem
 from ramp_edge.emit.write import output_error, require_space
 from ramp_edge.errors import UnsupportedModelError
 from ramp_edge.events import EventBus
 from ramp_edge.model.architecture import ARCHITECTURES, architecture_facts
 from ramp_edge.model.gguf_file import GgufTensors, check_finite, file_sha256, open_inventory
-from ramp_edge.pipeline.budget import check_feasible, legal_choices, memory_for, resolve_limits
+from ramp_edge.pipeline.budget import check_feasible, legal_choices, resolve_limits
 from ramp_edge.pipeline.calibration import Calibrated, calibrate, prepare_text
 from ramp_edge.pipeline.candidates import Allocator, Problem, by_prediction, knapsack, propose, uniform
 from ramp_edge.pipeline.emission import Emitter
 from ramp_edge.pipeline.features import policy_features
 from ramp_edge.pipeline.finalists import Finalist, Finalists, continuation_of, presets_allocator
-from ramp_edge.pipeline.folded_model import folded_emitter, folding_record, search_folds
-from ramp_edge.pipeline.folding import Folded
+from ramp_edge.pipeline.folded_model import folded_emitter, search_folds
 from ramp_edge.pipeline.model_source import find_model
 from ramp_edge.pipeline.output_folder import (
     MODEL_FILE,
@@ -42,14 +37,15 @@ from ramp_edge.pipeline.output_folder import (
     claimed,
 )
 from ramp_edge.pipeline.policy import ramp_allocator
-from ramp_edge.pipeline.record import BuildRecord, CandidateRecord, TensorRecord, record_json, to_plain, versions
+from ramp_edge.pipeline.record import BuildRecord, record_json, to_plain, versions
+from ramp_edge.pipeline.recording import build_record
 from ramp_edge.pipeline.report import draw_beside, retire_report
 from ramp_edge.pipeline.request import EFFORTS, AllocatorChoice, BuildRequest
 from ramp_edge.pipeline.texts import cut_texts, read_texts
+from ramp_edge.pipeline.tuning import with_tuned
 from ramp_edge.pipeline.verification import verify_file, verify_stock_file
 from ramp_edge.pipeline.workspace import Workspace
 from ramp_edge.profile.load import load_target
-from ramp_edge.profile.memory import weight_bytes
 from ramp_edge.records import Allocation, ArchitectureFacts, DeviceTarget, ModelInventory
 from ramp_edge.threads import default_threads
 
@@ -82,8 +78,9 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
         # 2. Limits and texts, checked before anything expensive
         limits = resolve_limits(request, inventory, target, events)
         legal = legal_choices(request, inventory, target, calibrated=True)
-        header_bytes = inventory.file_bytes - sum(t.source_bytes for t in inventory.tensors)
-        check_feasible(inventory, target, limits, legal, header_bytes)
+        check_feasible(
+            inventory, target, limits, legal, inventory.file_bytes - sum(t.source_bytes for t in inventory.tensors)
+        )
         given = cut_texts(request, texts, inventory, events)
         check_finite(tensors, inventory, events)
 
@@ -112,7 +109,7 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
         # 5. Exact changes of the model that lower the predicted KL, and the candidates that they allow
         emitters = {False: emitter}
         fingerprint = request.fingerprint(
-            inventory.sha256, _text_hash(text), str(to_plain(target)), str(sorted(versions().items())),
+            inventory.sha256, text.sha256, str(to_plain(target)), str(sorted(versions().items())),
             "" if request.policy is None else file_sha256(request.policy),
         )  # fmt: skip
         workspace = (
@@ -125,10 +122,23 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
             emitters[True] = folded_emitter(emitter, tensors, calibrated.moments, folding)
             plans = _both_kinds(plans, propose(dataclasses.replace(problem, table=folding.table), allocators))
         if workspace is None:  # a dry run
-            return _record(request, problem, text, plans, events, folding)
+            return build_record(request, problem, text, plans, events, folding)
 
-        # 6. Quantize, measure, choose
+        # 6. Changes of the best plan, measured where that is asked for; quantize, measure, choose
         require_space(workspace.folder, 2 * problem.file_bytes(plans[0].types))
+        best_table = folding.table if folding is not None and plans[0].folded else problem.table
+        plans, tuning = with_tuned(
+            request.tune,
+            plans,
+            dataclasses.replace(problem, table=best_table),
+            emitters[plans[0].folded],
+            tensors,
+            text,
+            metadata,
+            workspace,
+            threads,
+            events,
+        )
         finalists = Finalists(
             request, problem, text, tensors, emitters, calibrated, workspace, metadata, threads, events
         )
@@ -137,8 +147,13 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
         # 7. Verify, let both models speak, move into place
         _verify(winner, tensors, limits.max_file_bytes, events)
         sample = continuation_of(inventory.path, winner.path, request.seed, threads, events)
-        record = _record(request, problem, text, plans, events, folding, winner=winner, finalists=finalists)
-        record = dataclasses.replace(record, continuation=sample, stage_seconds=dict(events.stage_seconds))
+        record = build_record(request, problem, text, plans, events, folding, winner=winner, finalists=finalists)
+        record = dataclasses.replace(
+            record,
+            continuation=sample,
+            stage_seconds=dict(events.stage_seconds),
+            tuning=tuning,
+        )
         _publish(request.output, winner.path, record)
         workspace.remove()
         draw_beside(request.output / RECORD_FILE, events)
@@ -196,12 +211,6 @@ def _own_metadata(target: DeviceTarget) -> dict[str, MetadataItem]:
     }
 
 
-def _text_hash(text: TextWindows) -> str:
-    digest = hashlib.sha256(np.ascontiguousarray(text.calibration).tobytes())
-    digest.update(np.ascontiguousarray(text.held_out).tobytes())
-    return digest.hexdigest()
-
-
 def _publish(output: Path, model: Path, record: BuildRecord) -> None:
     """Model and record appear under their names only when both are complete."""
     partial = output / PARTIAL_RECORD_FILE
@@ -214,104 +223,3 @@ def _publish(output: Path, model: Path, record: BuildRecord) -> None:
         raise output_error(output, error) from error
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _best_preset(
-    problem: Problem, finalists: Finalists | None, records: tuple[CandidateRecord, ...], limit_bytes: int
-) -> CandidateRecord | None:
-    """The stock preset to stand beside: the best measured one, the winner itself where that is it, else the best
-    predicted one of no more bytes."""
-    stock = [r for r in records if r.codec == "stock"]
-    if stock:
-        return next((r for r in stock if r.chosen), None) or min(
-            stock, key=lambda r: float("inf") if r.measured_kl is None else r.measured_kl
-        )
-    presets = [r for r in records if r.origin.startswith("preset:") and r.file_bytes <= limit_bytes]
-    return min(presets, key=lambda r: r.predicted_kl or 0.0) if presets else None
-
-
-def _record(
-    request: BuildRequest,
-    problem: Problem,
-    text: TextWindows,
-    plans: list[Allocation],
-    events: EventBus,
-    folding: Folded | None,
-    winner: Finalist | None = None,
-    finalists: Finalists | None = None,
-) -> BuildRecord:
-    inventory, target, limits = problem.inventory, problem.target, problem.limits
-    plan = winner.allocation if winner is not None else plans[0]
-    types = plan.types
-    table = folding.table if folding is not None and plan.folded else problem.table
-    file_bytes = winner.path.stat().st_size if winner is not None else problem.file_bytes(types)
-    if finalists is not None and winner is not None:
-        candidates = finalists.records(winner, plans)
-    else:
-        candidates = tuple(
-            CandidateRecord(
-                origin=p.origin,
-                codec="feedback",
-                file_bytes=problem.file_bytes(p.types),
-                predicted_kl=p.predicted_kl,
-                predicted_decode_tok_s=1.0 / problem.seconds(p.types),
-                evaluation=None,
-                chosen=p is plan,
-                folded=p.folded,
-            )
-            for p in plans
-        )
-    return BuildRecord(
-        settings=request.settings(),
-        dry_run=request.dry_run,
-        versions=versions(),
-        model={
-            "name": inventory.display_name,
-            "path": str(inventory.path),
-            "architecture": inventory.architecture,
-            "sha256": inventory.sha256,
-            "file_bytes": inventory.file_bytes,
-            "parameters": inventory.n_params,
-            "tied_embedding": inventory.tied_embedding,
-            "ctx": limits.ctx,
-            "kv_type": limits.kv_type.name,
-        },
-        device=to_plain(target),
-        calibration={
-            "source": text.source,
-            "windows": list(text.calibration.shape),
-            "tokens_sha256": _text_hash(text),
-            "evaluation": str(request.eval_text) if request.eval_text else f"held-out windows of: {text.source}",
-            "seed": request.seed,
-        },
-        origin=plan.origin,
-        limit=max(problem.usages(types, file_bytes), key=lambda usage: usage.share).limit,
-        file_name=MODEL_FILE if winner is not None else None,
-        file_bytes=file_bytes,
-        file_sha256=file_sha256(winner.path) if winner is not None else None,
-        bits_per_weight=8 * weight_bytes(inventory.tensors, types) / inventory.n_params,
-        memory=memory_for(inventory, types, target, limits),
-        predicted_decode_tok_s=1.0 / problem.seconds(types),
-        predicted_kl=plan.predicted_kl,
-        reference=finalists.reference if finalists is not None else None,
-        evaluation=winner.evaluation if winner is not None else None,
-        best_preset=_best_preset(problem, finalists, candidates, file_bytes),
-        candidates=candidates,
-        tensors=tuple(
-            TensorRecord(
-                name=t.name,
-                role=t.role.value,
-                shape=t.shape,
-                type=types.get(t.name, t.source_type).name,
-                size_bytes=types.get(t.name, t.source_type).row_bytes(t.n_cols) * t.n_rows,
-                predicted_kl=table.kl.get(t.name, {}).get(types[t.name]) if t.quantizable else None,
-                kept_reason=t.kept_reason,
-                illegal_types={k.name: v for k, v in problem.legal[t.name].illegal.items()} if t.quantizable else {},
-            )
-            for t in inventory.tensors
-        ),
-        continuation=None,
-        warnings=tuple(events.warnings),
-        stage_seconds=dict(events.stage_seconds),
-        folding=None if folding is None else folding_record(request.folding.value, folding, candidates),
-    )

@@ -6,6 +6,7 @@ Windows for evaluation are never among those for calibration.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,13 @@ class TextWindows:
     held_out: Tokens
     source: str
     """Where the tokens came from, for the record."""
+
+    @property
+    def sha256(self) -> str:
+        """Of all tokens."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.calibration).tobytes())
+        digest.update(np.ascontiguousarray(self.held_out).tobytes())
+        return digest.hexdigest()
 
 
 def windows_of(streams: Sequence[Tokens], names: Sequence[str], *, count: int, held_out: int, size: int) -> TextWindows:

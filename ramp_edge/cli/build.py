@@ -80,6 +80,9 @@ def build_command(
     policy: Annotated[
         Path | None, typer.Option(help="A policy of ramp-edge train.", show_default="forward-pass outline")
     ] = None,
+    tune: Annotated[
+        int, typer.Option(help="Measure so many changes of single tensors, then allocate anew.", min=0, max=100_000)
+    ] = 0,
     allow_requantize: Annotated[
         bool, typer.Option("--allow-requantize", help="Accept an already quantized source.")
     ] = False,
@@ -120,6 +123,7 @@ def build_command(
         fold=fold,
         allocator=allocator,
         policy=policy,
+        tune=tune,
         allow_requantize=allow_requantize,
         seed=seed,
         threads=threads,
@@ -155,6 +159,7 @@ def _request(
     fold: str | None,
     allocator: str,
     policy: Path | None,
+    tune: int,
     min_decode_tok_s: float | None,
     model: str | None,
     device: str,
@@ -190,6 +195,11 @@ def _request(
         )
     if policy is not None and allocator not in ("ramp", "best"):
         raise UsageError(f"--policy has no part in --allocator {allocator}", hint="add --allocator ramp or best")
+    if tune and allocator in ("ramp", "preset"):
+        raise UsageError(
+            f"--tune has no part in --allocator {allocator}",
+            hint="it corrects the knapsack's table: --allocator knapsack or best",
+        )
     if min_decode_tok_s is not None and not 0 < min_decode_tok_s < float("inf"):
         raise UsageError(
             f"--min-decode-tok-s {min_decode_tok_s:g} is not a number above zero",
@@ -213,6 +223,7 @@ def _request(
         fold=None if fold is None else Fold(fold),
         allocator=AllocatorChoice(allocator),
         policy=policy,
+        tune=tune,
         allow_requantize=allow_requantize,
         seed=seed,
         threads=threads,

@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from ramp_edge.pipeline.record import BuildRecord, CandidateRecord, FoldingRecord
+from ramp_edge.pipeline.record import BuildRecord, CandidateRecord, FoldingRecord, TuningRecord
 from ramp_edge.record_files import REPORT_FILE
 from ramp_edge.records import EvaluationResult
 from ramp_edge.units import human_bytes, human_seconds
@@ -29,6 +29,8 @@ def summary_lines(record: BuildRecord, output: Path) -> list[str]:
     ]
     if record.folding is not None:
         lines.append(f"  folding     {_folding(record.folding)}")
+    if record.tuning is not None:
+        lines.append(f"  tuning      {_tuning(record.tuning)}")
     lines.extend(_memory(record))
     measured = "measured" if device["measured"] else "from documents, not measured"
     lines.append(
@@ -80,6 +82,18 @@ def _folding(folding: FoldingRecord) -> str:
             taken = "" if how == "predicted" or folded <= plain else "; the file is made without"
             return f"{', '.join(changes)}: KL {how} {folded:.4f} with, {plain:.4f} without{taken}"
     return ", ".join(changes)
+
+
+def _tuning(tuning: TuningRecord) -> str:
+    """What was measured on calibration text; what it is worth on other text, the candidates' measurements say."""
+    said = f"{tuning.measured_changes} changes measured on {tuning.n_tokens:,} tokens of calibration text"
+    if not tuning.tensors_changed:
+        return f"{said}: nothing to change"
+    return (
+        f"{said}, {tuning.tensors_changed} tensors changed: KL there {tuning.kl_before:.5f} -> {tuning.kl_after:.5f} "
+        f"(+- {tuning.difference_std_error:.5f}, paired)"
+        + ("" if tuning.kl_after < tuning.kl_before else "; not taken")
+    )
 
 
 def _memory(record: BuildRecord) -> list[str]:

@@ -6,6 +6,7 @@ The reference runs once and is kept compactly (`reference.py`); every other mode
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -113,13 +114,33 @@ def evaluate_model(
         raise ValueError("either tokens or a reference is needed")
     name = label or path.name
     start_s = time.perf_counter()
+    with (events or EventBus()).stage(f"evaluate {name}", total=plan.n_windows, unit="windows") as stage:
+        nll, kl, same = _score(path, plan, reference, threads, stage.advance)
+    return EvaluationResult(
+        label=name,
+        file_bytes=path.stat().st_size,
+        perplexity=summarize_perplexity(nll, n_windows=plan.n_windows),
+        divergence=None if reference is None else summarize_divergence(kl, same),
+        seconds=time.perf_counter() - start_s,
+    )
+
+
+def divergence_by_token(path: Path, reference: ReferenceLogits, *, threads: int | None = None) -> Float64:
+    """KL divergence to the reference at every scored position, nats [n_scored], to be paired with another model's.
+
+    Raises EvaluationError as `evaluate_model` does.
+    """
+    return _score(path, reference.plan, reference, threads, lambda: None)[1]
+
+
+def _score(
+    path: Path, plan: WindowPlan, reference: ReferenceLogits | None, threads: int | None, advance: Callable[[], None]
+) -> tuple[Float64, Float64, npt.NDArray[np.bool_]]:
+    """(-log p, KL, whether the top tokens agree) at every scored position; without a reference the latter two mean nothing."""
     nll = np.empty(plan.n_scored)
     kl = np.empty(plan.n_scored)
     same = np.empty(plan.n_scored, dtype=np.bool_)
-    with (
-        (events or EventBus()).stage(f"evaluate {name}", total=plan.n_windows, unit="windows") as stage,
-        LlamaSession(path, n_ctx=plan.n_ctx, threads=threads) as session,
-    ):
+    with LlamaSession(path, n_ctx=plan.n_ctx, threads=threads) as session:
         _check_vocabulary(session, plan, reference)
         for piece in scored_pieces(session, plan):
             where = slice(piece.start, piece.start + len(piece.targets))
@@ -128,17 +149,11 @@ def evaluate_model(
             if reference is not None:
                 kl[where], same[where] = reference.store.divergence(piece.start, logits, totals)
             if piece.ends_window:
-                stage.advance()
+                advance()
     _check_finite(path, nll)
     if reference is not None:
         _check_finite(path, kl)
-    return EvaluationResult(
-        label=name,
-        file_bytes=path.stat().st_size,
-        perplexity=summarize_perplexity(nll, n_windows=plan.n_windows),
-        divergence=None if reference is None else summarize_divergence(kl, same),
-        seconds=time.perf_counter() - start_s,
-    )
+    return nll, kl, same
 
 
 def reference_logits(

@@ -59,16 +59,28 @@ class Emitter:
         """The same for other values under the same names."""
         return Emitter(self._inventory, tensors, moments, self._pool, self._events, self._search)
 
+    def silent(self) -> Emitter:
+        """The same without a word of progress."""
+        return Emitter(self._inventory, self._tensors, self._moments, self._pool, EventBus(), self._search)
+
     def layout(self, types: Mapping[str, QuantType], own_metadata: Mapping[str, MetadataItem]) -> Layout:
         """Exact layout of a plan's file."""
         return plan_layout(self._inventory, types, self._pairs, own_metadata, self._tensors.header.alignment)
 
-    def write(self, path: Path, types: Mapping[str, QuantType], own_metadata: Mapping[str, MetadataItem]) -> Layout:
-        """Quantize with error feedback and write; the file appears whole or not at all."""
+    def write(
+        self,
+        path: Path,
+        types: Mapping[str, QuantType],
+        own_metadata: Mapping[str, MetadataItem],
+        ready: Mapping[str, npt.NDArray[np.uint8]] | None = None,
+    ) -> Layout:
+        """Quantize with error feedback and write; the file appears whole or not at all. `ready` holds tensors that are quantized already."""
         layout = self.layout(types, own_metadata)
         factors = FactorCache(self._moments)
 
         def payload(slot: TensorSlot) -> npt.NDArray[np.uint8]:
+            if ready is not None and slot.name in ready:
+                return ready[slot.name]
             if slot.name not in types:
                 return self._tensors.raw(slot.name)
             tensor = self._inventory.tensor(slot.name)

@@ -25,6 +25,7 @@ from ramp_edge.pipeline.emission import Emitter
 from ramp_edge.pipeline.policy import ORIGIN as POLICY_ORIGIN
 from ramp_edge.pipeline.record import CandidateRecord, Continuation, evaluation_from, to_plain
 from ramp_edge.pipeline.request import EFFORTS, WINDOW_TOKENS, AllocatorChoice, BuildRequest
+from ramp_edge.pipeline.tuning import ORIGIN as TUNED_ORIGIN
 from ramp_edge.pipeline.workspace import Workspace
 from ramp_edge.quantize.table import Moments
 from ramp_edge.records import Allocation, EvaluationResult, ModelInventory, Role
@@ -112,7 +113,9 @@ class Finalists:
         best = plans[0].predicted_kl or 0.0
         # A plan predicted far behind the best is not worth minutes of measuring.
         worth = [p for p in plans if (p.predicted_kl or 0.0) <= 2.0 * best + 1e-12 or self._asked_for(p)]
-        for index, plan in enumerate(self._measured_first(worth)[: self._effort.measured_candidates]):
+        # What --tune found is measured besides: the others say what it is worth.
+        count = self._effort.measured_candidates + (plans[0].origin == TUNED_ORIGIN)
+        for index, plan in enumerate(self._measured_first(worth)[:count]):
             self.finalists.append(self._ours(index, plan))
         self.finalists.extend(self._stock_finalists())
         ranked = sorted(self.finalists, key=lambda f: (f.measured_kl, f.codec))

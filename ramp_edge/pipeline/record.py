@@ -91,6 +91,23 @@ class FoldingRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TuningRecord:
+    """What `--tune` measured on calibration text, and what it changed."""
+
+    measured_changes: int
+    n_tokens: int
+    """Scored in each measurement."""
+    common_factor: float
+    """Measured over predicted KL of the changes, all together."""
+    tensors_changed: int
+    kl_before: float
+    """Of the untuned plan on the text of the tuning."""
+    kl_after: float
+    difference_std_error: float
+    """Paired, of kl_after - kl_before."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class BuildRecord:
     """Everything worth knowing about a build."""
 
@@ -122,6 +139,8 @@ class BuildRecord:
     stage_seconds: dict[str, float]
     folding: FoldingRecord | None = None
     """None where the channels were left as they are."""
+    tuning: TuningRecord | None = None
+    """None without --tune."""
     schema_version: int = SCHEMA_VERSION
 
 

@@ -124,6 +124,8 @@ class BuildRequest:
     allocator: AllocatorChoice = AllocatorChoice.KNAPSACK
     policy: Path | None = None
     """A trained policy in the place of the outline."""
+    tune: int = 0
+    """Changes of the best plan that are measured before it is settled."""
     allow_requantize: bool = False
     seed: int = 0
     threads: int | None = None
@@ -154,6 +156,7 @@ class BuildRequest:
             "fold": self.folding.value,
             "allocator": self.allocator.value,
             "policy": str(self.policy) if self.policy else None,
+            "tune": self.tune,
             "allow_requantize": self.allow_requantize,
             "seed": self.seed,
         }

@@ -20,11 +20,14 @@ LOCK_FILE = "lock"
 
 FOLDING_WORK = "folding"
 """Name of the folds that were found."""
+TUNING_WORK = "tuning"
+"""Name of the changes that --tune has measured."""
 
 
 def holds_work(folder: Path) -> bool:
     """True where a stopped build left something in `folder` that resuming would use."""
-    return (folder / f"{FOLDING_WORK}.json").exists() or any(folder.glob("*.gguf"))
+    kept = (folder / f"{name}.json" for name in (FOLDING_WORK, TUNING_WORK))
+    return any(file.exists() for file in kept) or any(folder.glob("*.gguf"))
 
 
 class Workspace:

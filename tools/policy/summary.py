@@ -16,10 +16,14 @@ def build_summary(record: dict[str, Any], note: str) -> dict[str, Any]:
         "policy": record["settings"]["policy"],
         "texts": note,
         "scored_tokens": record["evaluation"]["divergence"]["n_tokens"],
+        "tuning": None
+        if record.get("tuning") is None
+        else {**record["tuning"], "seconds": record["stage_seconds"]["tune"]},
         "feature_seconds": sum(record["stage_seconds"].get(name, 0.0) for name in ("noise", "features")),
         "candidates": [
             {
                 "origin": c["origin"],
+                "folded": c.get("folded", False),
                 "codec": c["codec"],
                 "file_bytes": c["file_bytes"],
                 "predicted_kl": c["predicted_kl"],

@@ -81,7 +81,7 @@ def build_command(
         Path | None, typer.Option(help="A policy of ramp-edge train.", show_default="forward-pass outline")
     ] = None,
     tune: Annotated[
-        int, typer.Option(help="Measure so many changes of single tensors, then allocate anew.", min=0, max=100_000)
+        int, typer.Option(help="Measure so many changes of single tensors, then allocate anew.", min=0, max=999)
     ] = 0,
     allow_requantize: Annotated[
         bool, typer.Option("--allow-requantize", help="Accept an already quantized source.")

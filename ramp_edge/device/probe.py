@@ -33,6 +33,8 @@ TOOL_TIMEOUT_S = 600.0
 ASSEMBLE_TIMEOUT_S = 600.0
 REPEAT_S = 0.5
 """A repeat is made about this long."""
+SHAPE_ROUNDS = 3
+"""Rounds of the models of Q8_0, in rounds of a type: an error in one of these few enters every prediction."""
 _GEN_RANGE, _PROMPT_RANGE = (8, 512), (32, 512)
 _REPACKED = re.compile(r"REPACK model buffer size = *(?!0\.00 )[\d.]+ MiB")
 _CACHES = """\
@@ -139,13 +141,13 @@ class _Probe:
             total = models.n_types * (2 if inside else 1) + 2 + len(models.shapes)
             with self._events.stage(f"types on {where}", total=total, unit="types") as stage:
 
-                def turns(base: Placed, model: TimedModel | Placed) -> Turns:
-                    found = self._beside(base, model)
+                def turns(base: Placed, model: TimedModel | Placed, rounds: int = self._options.rounds) -> Turns:
+                    found = self._beside(base, model, rounds)
                     stage.advance()
                     return found
 
                 of_q8_0: tuple[TimedModel | Placed, ...] = (wide, *models.shapes, cached)
-                q8_0 = [turns(wide, model) for model in of_q8_0]
+                q8_0 = [turns(wide, model, SHAPE_ROUNDS * self._options.rounds) for model in of_q8_0]
                 found = [turns(wide, model) for model in models.types]
                 held = (model for model in models.types_in_cache if model.matrix_bytes <= (cache_bytes or 0))
                 in_cache = [turns(cached, model) for model in held] if inside else []
@@ -231,18 +233,18 @@ class _Probe:
         prefill, decode = self._run(test)[0]
         return max(prefill.samples_ts), max(decode.samples_ts)
 
-    def _beside(self, base: Placed, model: TimedModel | Placed) -> Turns:
+    def _beside(self, base: Placed, model: TimedModel | Placed, rounds: int) -> Turns:
         """`model` in turns with `base`; it is brought there first where it has no place yet."""
         if not isinstance(model, TimedModel):
-            return self._turns(base[1], *model)
+            return self._turns(base[1], *model, rounds)
         with self._placed(model) as path:
-            return self._turns(base[1], model, path)
+            return self._turns(base[1], model, path, rounds)
 
-    def _turns(self, base_path: str, model: TimedModel, path: str) -> Turns:
+    def _turns(self, base_path: str, model: TimedModel, path: str, rounds: int) -> Turns:
         base_lengths, _ = self._look(base_path)
         lengths, repacks = self._look(path)
         pairs: list[tuple[tuple[float, float], tuple[float, float]]] = []
-        for number in range(self._options.rounds):
+        for number in range(rounds):
             base_first = number % 2 == 0
             base = self._once(base_path, base_lengths) if base_first else None
             own = self._once(path, lengths)

@@ -266,6 +266,8 @@ class ErrorTable:
         return cls(kl={name: {QuantType[t]: float(kl) for t, kl in row.items()} for name, row in data.items()})
 
 
+TUNED_ORIGIN = "tuned"
+"""`Allocation.origin` of a plan that --tune found."""
 NOISE_SCALE, FEEDBACK_SCALE = 0.5, 1.0
 """Factors on the first two features, logarithms of KL: dividing by them gives those back."""
 

@@ -25,10 +25,9 @@ from ramp_edge.pipeline.emission import Emitter
 from ramp_edge.pipeline.policy import ORIGIN as POLICY_ORIGIN
 from ramp_edge.pipeline.record import CandidateRecord, Continuation, evaluation_from, to_plain
 from ramp_edge.pipeline.request import EFFORTS, WINDOW_TOKENS, AllocatorChoice, BuildRequest
-from ramp_edge.pipeline.tuning import ORIGIN as TUNED_ORIGIN
 from ramp_edge.pipeline.workspace import Workspace
 from ramp_edge.quantize.table import Moments
-from ramp_edge.records import Allocation, EvaluationResult, ModelInventory, Role
+from ramp_edge.records import TUNED_ORIGIN, Allocation, EvaluationResult, ModelInventory, Role
 
 PROMPTS = ("The old man looked at the sea and", "Once upon a time")
 CONTINUATION_TOKENS = 24

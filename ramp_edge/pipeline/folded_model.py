@@ -23,7 +23,7 @@ from ramp_edge.pipeline.request import Fold
 from ramp_edge.pipeline.workspace import FOLDING_WORK, Workspace
 from ramp_edge.quantize.search import Search
 from ramp_edge.quantize.table import Moments
-from ramp_edge.records import ErrorTable, ModelInventory
+from ramp_edge.records import TUNED_ORIGIN, ErrorTable, ModelInventory
 
 
 class FoldedModel(FoldedTensors):
@@ -83,10 +83,11 @@ def folded_emitter(plain: Emitter, tensors: GgufTensors, moments: Moments, folde
 
 
 def folding_record(mode: str, folded: Folded, candidates: Sequence[CandidateRecord]) -> FoldingRecord:
-    """The account of a build's folding; the best candidate of either kind stands for its kind."""
+    """The account of a build's folding; the best candidate of either kind, as it was allocated, stands for its kind."""
 
     def best(wanted: bool, value: Callable[[CandidateRecord], float | None]) -> float | None:
-        found = (value(c) for c in candidates if c.folded is wanted and c.codec == "feedback")
+        kind = (c for c in candidates if c.folded is wanted and c.codec == "feedback" and c.origin != TUNED_ORIGIN)
+        found = (value(c) for c in kind)
         return min((v for v in found if v is not None), default=None)
 
     tried = [o for o in folded.outcomes if o.group != RESIDUAL]

@@ -16,7 +16,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ramp_edge.allocate.tuning import Change, MeasuredChange, common_factor, corrected, neighbours, worth_measuring
+from ramp_edge.allocate.tuning import (
+    Change,
+    MeasuredChange,
+    common_factor,
+    corrected,
+    neighbours,
+    worth_measuring,
+)
 from ramp_edge.calibrate.text import TextWindows
 from ramp_edge.codec.types import QuantType
 from ramp_edge.emit.layout import MetadataItem
@@ -29,10 +36,9 @@ from ramp_edge.pipeline.candidates import Problem, knapsack
 from ramp_edge.pipeline.emission import Emitter
 from ramp_edge.pipeline.record import TuningRecord
 from ramp_edge.pipeline.workspace import TUNING_WORK, Workspace
-from ramp_edge.records import Allocation
+from ramp_edge.records import TUNED_ORIGIN, Allocation
 
 Float64 = npt.NDArray[np.float64]
-ORIGIN = "tuned"
 TUNING_WINDOWS = 8
 """Calibration windows that a change is measured on, the last ones: those that judged folds among them."""
 
@@ -172,7 +178,7 @@ class Tuning:
         )
         if not difference[0] < 0.0:
             return Tuned(plan=None, record=record)
-        tuned = replace(plan, origin=ORIGIN, types=types, predicted_kl=self._problem.predicted_kl(types))
+        tuned = replace(plan, origin=TUNED_ORIGIN, types=types, predicted_kl=self._problem.predicted_kl(types))
         return Tuned(plan=tuned, record=record)
 
     def _key(self, plan: Allocation) -> str:

@@ -13,6 +13,7 @@ from ramp_edge.report.commands import build_command_lines
 from ramp_edge.report.documents import BuildDocument, EvaluationPart
 from ramp_edge.report.folding import folding_section
 from ramp_edge.report.numbers import NATS, kl_text, percent, ppl_text, share_text, significant
+from ramp_edge.report.tuning import tuning_section
 from ramp_edge.report.view import (
     BarPart,
     Block,
@@ -249,6 +250,7 @@ BUILD_SECTIONS: tuple[Callable[[BuildDocument], Section | None], ...] = (
     quality_section,
     feedback_section,
     folding_section,
+    tuning_section,
     sample_section,
 )
 """In the order of the page; what was measured on boards follows, then the two below."""

@@ -159,6 +159,18 @@ class FoldingPart(RecordPart):
     groups: list[FoldGroupPart]
 
 
+class TuningPart(RecordPart):
+    """What --tune measured and changed."""
+
+    measured_changes: Count
+    n_tokens: Count
+    common_factor: Positive
+    tensors_changed: Count
+    kl_before: float
+    kl_after: float
+    difference_std_error: NotNegative
+
+
 class TensorPart(RecordPart):
     """A tensor of the file."""
 
@@ -219,6 +231,7 @@ class BuildDocument(RecordPart):
     warnings: list[Prose]
     stage_seconds: dict[Name, NotNegative] = Field(default_factory=dict)
     folding: FoldingPart | None = None
+    tuning: TuningPart | None = None
 
     @property
     def divergence(self) -> DivergencePart | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ramp_edge.records import TUNED_ORIGIN
 from ramp_edge.report.documents import BuildDocument, FoldGroupPart
 from ramp_edge.report.numbers import NATS, kl_text, percent, significant
 from ramp_edge.report.view import Block, Column, Row, Section, Table
@@ -38,7 +39,10 @@ def _measured(build: BuildDocument) -> Table | None:
         found = [
             (divergence.mean_kl, candidate, divergence)
             for candidate in build.candidates
-            if candidate.codec == "feedback" and candidate.folded is folded and (divergence := candidate.divergence)
+            if candidate.codec == "feedback"
+            and candidate.folded is folded
+            and candidate.origin != TUNED_ORIGIN
+            and (divergence := candidate.divergence)
         ]
         if not found:
             return None

@@ -37,12 +37,13 @@ def tuning_section(build: BuildDocument) -> Section | None:
 
 
 def _on_other_text(build: BuildDocument) -> Table | None:
-    """The tuned file beside the best untuned one of its kind."""
+    """The tuned file beside that of the plan which was tuned: of its kind, the one that predictions like best."""
     ours = [c for c in build.candidates if c.codec == "feedback" and c.divergence is not None]
     tuned = next((c for c in ours if c.origin == TUNED_ORIGIN), None)
     if tuned is None:
         return None
-    others = [c for c in ours if c.origin != TUNED_ORIGIN and c.folded is tuned.folded]
+    others = [c for c in ours if c.origin != TUNED_ORIGIN and c.folded is tuned.folded and c.predicted_kl is not None]
+    others.sort(key=lambda c: c.predicted_kl or 0.0)
     rows = []
     for label, candidate in (("tuned", tuned), *(("untuned", c) for c in others[:1])):
         assert candidate.divergence is not None

@@ -35,7 +35,11 @@ def test_both_texts_are_told_apart(record: Record, folder: Folder) -> None:
     ours = next(c for c in data["candidates"] if c["codec"] == "feedback" and c["evaluation"])
     divergence = ours["evaluation"]["divergence"] | {"mean_kl": 0.004}
     tuned = ours | {"origin": "tuned", "evaluation": ours["evaluation"] | {"divergence": divergence}, "chosen": False}
-    section = tuning_of(folder(build=data | {"tuning": TUNING, "candidates": [tuned, *data["candidates"]]}))
+    # Another allocator's plan, which predictions like less, is not what was tuned.
+    other = ours | {"origin": "ramp", "predicted_kl": 2 * ours["predicted_kl"], "chosen": False}
+    other["evaluation"] = ours["evaluation"] | {"divergence": divergence | {"mean_kl": 0.9}}
+    candidates = [tuned, other, *data["candidates"]]
+    section = tuning_of(folder(build=data | {"tuning": TUNING, "candidates": candidates}))
     assert section is not None
     facts = facts_of(section)
     assert facts["Changes measured"] == "150, each on 2,040 tokens of calibration text"
@@ -46,6 +50,7 @@ def test_both_texts_are_told_apart(record: Record, folder: Folder) -> None:
     (table,) = (block for block in section.blocks if isinstance(block, Table))
     assert [row.cells[0] for row in table.rows] == ["tuned", "untuned"]
     assert table.rows[0].cells[1].startswith("0.0040")
+    assert table.rows[1].cells[1].startswith(f"{ours['evaluation']['divergence']['mean_kl']:.3g}"[:5])
 
 
 def test_what_is_not_taken_says_so(record: Record, folder: Folder) -> None:

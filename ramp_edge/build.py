@@ -42,7 +42,7 @@ from ramp_edge.pipeline.recording import build_record
 from ramp_edge.pipeline.report import draw_beside, retire_report
 from ramp_edge.pipeline.request import EFFORTS, AllocatorChoice, BuildRequest
 from ramp_edge.pipeline.texts import cut_texts, read_texts
-from ramp_edge.pipeline.tuning import with_tuned
+from ramp_edge.pipeline.tuning import Tuning
 from ramp_edge.pipeline.verification import verify_file, verify_stock_file
 from ramp_edge.pipeline.workspace import Workspace
 from ramp_edge.profile.load import load_target
@@ -78,9 +78,8 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
         # 2. Limits and texts, checked before anything expensive
         limits = resolve_limits(request, inventory, target, events)
         legal = legal_choices(request, inventory, target, calibrated=True)
-        check_feasible(
-            inventory, target, limits, legal, inventory.file_bytes - sum(t.source_bytes for t in inventory.tensors)
-        )
+        header_bytes = inventory.file_bytes - sum(t.source_bytes for t in inventory.tensors)
+        check_feasible(inventory, target, limits, legal, header_bytes)
         given = cut_texts(request, texts, inventory, events)
         check_finite(tensors, inventory, events)
 
@@ -126,11 +125,8 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
 
         # 6. Changes of the best plan, measured where that is asked for; quantize, measure, choose
         require_space(workspace.folder, 2 * problem.file_bytes(plans[0].types))
-        best_table = folding.table if folding is not None and plans[0].folded else problem.table
-        plans, tuning = with_tuned(
-            request.tune,
-            plans,
-            dataclasses.replace(problem, table=best_table),
+        plans, tuning = Tuning(
+            dataclasses.replace(problem, table=folding.table) if folding is not None and plans[0].folded else problem,
             emitters[plans[0].folded],
             tensors,
             text,
@@ -138,7 +134,7 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
             workspace,
             threads,
             events,
-        )
+        ).improve(plans, request.tune)
         finalists = Finalists(
             request, problem, text, tensors, emitters, calibrated, workspace, metadata, threads, events
         )

@@ -24,15 +24,16 @@ import torch
 
 from ramp_edge.beside import written_beside
 from ramp_edge.calibrate.decoder import DecoderModel
+from ramp_edge.cli.tasks import task_model
 from ramp_edge.cli.tasks_report import suite_lines, suite_record
-from ramp_edge.evaluate.llama import LlamaVocabulary
 from ramp_edge.evaluate.tasks.definitions import parse_task_names
-from ramp_edge.evaluate.tasks.encode import EncodedItem, encode_item
+from ramp_edge.evaluate.tasks.encode import EncodedItem
 from ramp_edge.evaluate.tasks.files import find_task_files
 from ramp_edge.evaluate.tasks.parse import load_task
-from ramp_edge.evaluate.tasks.records import ItemScore, SuiteRun, TaskData, TaskModel, TaskRun
+from ramp_edge.evaluate.tasks.records import ItemScore, SuiteRun, TaskData, TaskRun
+from ramp_edge.evaluate.tasks.score import encode_task
 from ramp_edge.model.architecture import architecture_facts
-from ramp_edge.model.gguf_file import file_sha256, open_inventory
+from ramp_edge.model.gguf_file import open_inventory
 
 Int64 = npt.NDArray[np.int64]
 BATCH_TOKENS = 32_768
@@ -63,15 +64,6 @@ class WholeModel(DecoderModel):
         for layer in self.layers:
             x = layer.forward(x)
         return self.final_norm(x)
-
-
-def _encode(path: Path, data: TaskData) -> list[EncodedItem]:
-    with LlamaVocabulary(path) as vocabulary:
-        bos = vocabulary.bos if vocabulary.add_bos and vocabulary.bos >= 0 else None
-        return [
-            encode_item(i, lambda t: vocabulary.tokenize(t, add_special=False), bos=bos, n_ctx=N_CTX, path=data.path)
-            for i in data.items
-        ]
 
 
 def _batches(lengths: Int64) -> Iterator[Int64]:
@@ -124,7 +116,7 @@ def run_model(path: Path, data: list[TaskData], device: str) -> tuple[TaskRun, .
     runs = []
     for part in data:
         started = time.perf_counter()
-        scores = _score(model, _encode(path, part), device)
+        scores = _score(model, encode_task(path, part, N_CTX), device)
         seconds = time.perf_counter() - started
         print(f"{path.name}: {part.definition.name}, {len(scores)} items, {seconds:.0f} s", file=sys.stderr, flush=True)
         runs.append(TaskRun(data=part, scores=scores, n_ctx=N_CTX, n_evaluated=len(scores), seconds=seconds))
@@ -157,14 +149,11 @@ def main(argv: list[str] | None = None) -> int:
     files = find_task_files(options.task_data, tasks)
     data = [load_task(task, files[task.name], limit=options.limit) for task in tasks]
 
-    def described(path: Path) -> TaskModel:
-        return TaskModel(label=path.name, path=path, sha256=file_sha256(path), file_bytes=path.stat().st_size)
-
-    reference_runs = run_model(options.reference, data, device)
+    reference, reference_runs = task_model(options.reference), run_model(options.reference, data, device)
     records = []
     for path in options.models:
         suite = SuiteRun(
-            model=described(path), reference=described(options.reference), limit=options.limit,
+            model=task_model(path), reference=reference, limit=options.limit,
             runs=run_model(path, data, device), reference_runs=reference_runs,
         )  # fmt: skip
         records.append(portable(suite, device))

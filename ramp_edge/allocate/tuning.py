@@ -118,6 +118,6 @@ def corrected(table: ErrorTable, types: Mapping[str, QuantType], measured: Seque
         share = prior / (prior + noise) if prior + noise > 0.0 else 0.0
         found = share * m.kl + (1.0 - share) * expected
         now = table.kl[m.change.tensor][types[m.change.tensor]]
-        # The knapsack takes logarithms: a type that measured better than nothing is as good as free.
+        # KL is never negative: a type that measured better than nothing is as good as free.
         kl[m.change.tensor][m.change.quant_type] = max(now + found / factor, 1e-3 * now)
     return ErrorTable(kl=kl)

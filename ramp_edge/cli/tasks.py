@@ -60,7 +60,7 @@ def evaluate_tasks(
     if n_ctx is not None and n_ctx > longest:
         raise UsageError(f"--ctx {n_ctx} is more than the model's {longest}", hint=f"give at most {longest}")
     with attached(progress) as events:
-        models = [_task_model(path) for path in paths]
+        models = [task_model(path) for path in paths]
         suite = run_suite(
             models[0],
             definitions,
@@ -75,7 +75,8 @@ def evaluate_tasks(
     typer.echo(json.dumps(suite_record(suite), indent=2) if as_json else "\n".join(suite_lines(suite)))
 
 
-def _task_model(path: Path) -> TaskModel:
+def task_model(path: Path) -> TaskModel:
+    """A file to evaluate, under its own name."""
     from ramp_edge.evaluate.tasks.records import TaskModel
     from ramp_edge.model.gguf_file import file_sha256
 

@@ -32,6 +32,11 @@ class Problem:
         """Sum of the table's entries."""
         return sum(self.table.kl[name][quant_type] for name, quant_type in types.items())
 
+    @property
+    def running(self) -> DeviceTarget:
+        """The device as a model of the limits' bytes meets it, for the seconds of single tensors."""
+        return as_run(self.target, self.limits.max_weight_bytes)
+
     def fits(self, types: Mapping[str, QuantType]) -> bool:
         """True where the plan respects every limit."""
         return all(usage.share <= 1.0 for usage in self.usages(types))
@@ -57,7 +62,7 @@ def knapsack(problem: Problem) -> Sequence[Allocation]:
     """The Lagrangian knapsack on the Fisher table, tightened until resident memory fits as well."""
     inventory = problem.inventory
     names = list(problem.legal)
-    target = as_run(problem.target, problem.limits.max_weight_bytes)
+    target = problem.running
     items = [
         Item(
             kl=tuple(problem.table.kl[name][t] for t in entry.types),
@@ -90,8 +95,7 @@ def within_limits(problem: Problem, types_within: TypesWithin) -> dict[str, Quan
     room = limits.max_weight_bytes - kept
     seconds = [limits.max_decode_seconds - fixed_seconds(inventory, problem.target, limits)]
     if limits.speed_guard:
-        bandwidth_bytes_s = as_run(problem.target, limits.max_weight_bytes).bandwidth_effective_bytes_s
-        seconds.insert(0, room / (bandwidth_bytes_s * SPEED_GUARD))
+        seconds.insert(0, room / (problem.running.bandwidth_effective_bytes_s * SPEED_GUARD))
     found = (_tightened(problem, types_within, room, most) for most in seconds)
     return next((types for types in found if types is not None), None)
 

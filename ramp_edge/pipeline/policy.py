@@ -12,7 +12,7 @@ from ramp_edge.allocate.cases import Task, reserve_plan
 from ramp_edge.allocate.policy import Policy, allocate, load_policy
 from ramp_edge.codec.types import QuantType
 from ramp_edge.pipeline.candidates import Allocator, Problem, within_limits
-from ramp_edge.profile.speed import as_run, tensor_seconds
+from ramp_edge.profile.speed import tensor_seconds
 from ramp_edge.records import Allocation, ModelFeatures
 
 ORIGIN = "ramp"
@@ -43,7 +43,7 @@ def task_for(features: ModelFeatures, problem: Problem, max_bytes: int, max_seco
     )
     legal = np.array([[t in problem.legal[i.name].types for t in types] for i in infos])
     size, seconds = np.zeros(legal.shape, np.int64), np.zeros(legal.shape)
-    tied, target = problem.inventory.tied_embedding, as_run(problem.target, problem.limits.max_weight_bytes)
+    tied, target = problem.inventory.tied_embedding, problem.running
     for row, info in enumerate(infos):
         for column in np.flatnonzero(legal[row]):
             size[row, column] = problem.legal[info.name].size_bytes(types[column])

@@ -52,25 +52,6 @@ class Tuned:
     record: TuningRecord
 
 
-def with_tuned(
-    n_changes: int,
-    plans: list[Allocation],
-    problem: Problem,
-    emitter: Emitter,
-    tensors: GgufTensors,
-    text: TextWindows,
-    metadata: Mapping[str, MetadataItem],
-    workspace: Workspace,
-    threads: int,
-    events: EventBus,
-) -> tuple[list[Allocation], TuningRecord | None]:
-    """`plans` with the tuned form of their first before them, where it is better; `problem` and `emitter` are that plan's own."""
-    if not n_changes:
-        return plans, None
-    tuned = Tuning(problem, emitter, tensors, text, metadata, workspace, threads, events).run(plans[0], n_changes)
-    return (plans if tuned.plan is None else [tuned.plan, *plans]), tuned.record
-
-
 class Tuning:
     """Measures changes of one plan; finished measurements survive a stop."""
 
@@ -87,6 +68,13 @@ class Tuning:
     ) -> None:
         self._problem, self._emitter, self._tensors, self._text = problem, emitter.silent(), tensors, text
         self._metadata, self._workspace, self._threads, self._events = metadata, workspace, threads, events
+
+    def improve(self, plans: list[Allocation], n_changes: int) -> tuple[list[Allocation], TuningRecord | None]:
+        """`plans` with the tuned form of their first before them, where it is better; that one's table and emitter must be those given here."""
+        if not n_changes:
+            return plans, None
+        tuned = self.run(plans[0], n_changes)
+        return (plans if tuned.plan is None else [tuned.plan, *plans]), tuned.record
 
     def run(self, plan: Allocation, n_changes: int) -> Tuned:
         """Measure up to `n_changes` changes of `plan`; its types come with the problem's own table."""
@@ -148,6 +136,18 @@ class Tuning:
         self, path: Path, base: Path, plan: Allocation, change: Change, before: Float64, reference: ReferenceLogits
     ) -> tuple[float, float]:
         types = {**plan.types, change.tensor: change.quant_type}
+        return self._difference(path, base, plan, types, before, reference)
+
+    def _difference(
+        self,
+        path: Path,
+        base: Path,
+        plan: Allocation,
+        types: Mapping[str, QuantType],
+        before: Float64,
+        reference: ReferenceLogits,
+    ) -> tuple[float, float]:
+        """(mean, standard error) of KL with `types` less that of the plan, token by token."""
         written = self._written(path, base, plan, types)
         return _paired(divergence_by_token(written, reference, threads=self._threads) - before)
 
@@ -165,8 +165,7 @@ class Tuning:
         changed = sum(types[name] is not kind for name, kind in plan.types.items())
         difference = (0.0, 0.0)
         if changed:
-            written = self._written(path, base, plan, types)
-            difference = _paired(divergence_by_token(written, reference, threads=self._threads) - before)
+            difference = self._difference(path, base, plan, types, before, reference)
         record = TuningRecord(
             measured_changes=len(measured),
             n_tokens=len(before),

@@ -62,13 +62,18 @@ def _features() -> str:
     return "| feature | group | formula | why |\n|---|---|---|---|\n" + "".join(rows)
 
 
+def _unfolded(build: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Our measured candidates of the model as it was, by who proposed them."""
+    return {c["origin"]: c for c in build["candidates"] if c["codec"] == "feedback" and not c.get("folded")}
+
+
 def _builds(builds: list[dict[str, Any]] | None) -> str:
     """Measured KL at equal bytes."""
     if not builds:
         return "\n## Measured\n\nNo builds in the records yet.\n"
     rows, ratios = [], []
     for build in sorted(builds, key=lambda b: (b["parameters"], b["target_size_bytes"])):
-        ours = {c["origin"]: c for c in build["candidates"] if c["codec"] == "feedback" and not c.get("folded")}
+        ours = _unfolded(build)
         stock = min(
             (c for c in build["candidates"] if c["codec"] == "stock"), key=lambda c: float(c["kl"]), default=None
         )
@@ -102,7 +107,7 @@ def _tuned(builds: list[dict[str, Any]] | None) -> str:
         tuning = build.get("tuning")
         if tuning is None:
             continue
-        ours = {c["origin"]: c for c in build["candidates"] if c["codec"] == "feedback" and not c.get("folded")}
+        ours = _unfolded(build)
         plain, tuned = ours["knapsack"], ours.get("tuned")
         ratio = 1.0 if tuned is None else tuned["kl"] / plain["kl"]
         ratios.append(ratio)

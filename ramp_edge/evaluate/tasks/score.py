@@ -47,7 +47,7 @@ def score_task(
     if n_stored < len(data.items):
         name = f"{data.definition.name} {label or path.name}"
         with (events or EventBus()).stage(name, total=len(data.items), unit="items") as stage:
-            groups = group_items(_encode(path, data, n_ctx))
+            groups = group_items(encode_task(path, data, n_ctx))
             open_groups = [group for group in groups if any(item.index not in scores for item in group)]
             # Packs stay what they are without a stop, so that a resumed run gives the same numbers.
             n_stored = len(data.items) - sum(map(len, open_groups))
@@ -65,7 +65,8 @@ def score_task(
     )
 
 
-def _encode(path: Path, data: TaskData, n_ctx: int) -> list[EncodedItem]:
+def encode_task(path: Path, data: TaskData, n_ctx: int) -> list[EncodedItem]:
+    """A task's items by the tokenizer of the model at `path`, for a context of `n_ctx` tokens."""
     with LlamaVocabulary(path) as vocabulary:
         # Only a beginning is added: what a tokenizer may put at the end would shift the border.
         bos = vocabulary.bos if vocabulary.add_bos and vocabulary.bos >= 0 else None

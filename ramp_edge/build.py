@@ -46,7 +46,7 @@ from ramp_edge.pipeline.tuning import Tuning
 from ramp_edge.pipeline.verification import verify_file, verify_stock_file
 from ramp_edge.pipeline.workspace import Workspace
 from ramp_edge.profile.load import load_target
-from ramp_edge.records import Allocation, ArchitectureFacts, DeviceTarget, ModelInventory
+from ramp_edge.records import Allocation, ArchitectureFacts, DeviceTarget
 from ramp_edge.threads import default_threads
 
 
@@ -102,7 +102,7 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
             table=calibrated.table,
             file_bytes=lambda types: emitter.layout(types, metadata).file_bytes,
         )
-        allocators = _allocators(request, inventory, facts, tensors, calibrated, events)
+        allocators = _allocators(request, problem, facts, tensors, calibrated, pool, events)
         plans = propose(problem, allocators)
 
         # 5. Exact changes of the model that lower the predicted KL, and the candidates that they allow
@@ -172,10 +172,11 @@ def _both_kinds(plain: list[Allocation], folded: list[Allocation]) -> list[Alloc
 
 def _allocators(
     request: BuildRequest,
-    inventory: ModelInventory,
+    problem: Problem,
     facts: ArchitectureFacts,
     tensors: GgufTensors,
     calibrated: Calibrated,
+    pool: ThreadPoolExecutor,
     events: EventBus,
 ) -> tuple[Allocator, ...]:
     """Who proposes plans."""
@@ -184,7 +185,11 @@ def _allocators(
     usual = (knapsack, presets_allocator, uniform)
     if request.allocator is AllocatorChoice.KNAPSACK:
         return usual
-    policy = ramp_allocator(policy_features(inventory, facts, tensors, calibrated.store, events), request.policy)
+    features = policy_features(
+        problem.inventory, facts, tensors, calibrated.store, problem.legal, problem.target.backend,
+        EFFORTS[request.effort].search, pool, events,
+    )  # fmt: skip
+    policy = ramp_allocator(features, request.policy)
     return (policy,) if request.allocator is AllocatorChoice.RAMP else (*usual, policy)
 
 

@@ -268,8 +268,8 @@ class ErrorTable:
 
 TUNED_ORIGIN = "tuned"
 """`Allocation.origin` of a plan that --tune found."""
-NOISE_SCALE, FEEDBACK_SCALE = 0.5, 1.0
-"""Factors on the first two features, logarithms of KL: dividing by them gives those back."""
+NOISE_SCALE = 0.5
+"""Factor on the first feature, the logarithm of a KL: dividing by it gives that back."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -279,6 +279,9 @@ class ModelFeatures:
     names: tuple[str, ...]
     values: npt.NDArray[np.float32]
     """[n_tensors, 11]"""
+    types: tuple[QuantType, ...]
+    relative_kl: npt.NDArray[np.float64]
+    """[n_tensors, n_types]: KL of each type over that of the plain 4-bit rounding that the first feature speaks of; NaN where it is not legal."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

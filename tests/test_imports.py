@@ -39,6 +39,8 @@ RANK = {
     "cache": 1,
     "threads": 0,
     "compiled": 0,
+    "feedback_root": 0,
+    "plain_rounding": 0,
     "beside": 0,
     "plain": 0,
     "record_files": 0,
@@ -70,7 +72,17 @@ DOORS = {
     "gguf": ("codec/", "model/"),
     "numba": ("compiled.py",),
     "gymnasium": ("allocate/environment.py",),
-    "torch": ("calibrate/", "quantize/", "evaluate/", "build.py", "pipeline/", "cli/build.py", "train/"),
+    "torch": (
+        "feedback_root.py",
+        "plain_rounding.py",
+        "calibrate/",
+        "quantize/",
+        "evaluate/",
+        "build.py",
+        "pipeline/",
+        "cli/build.py",
+        "train/",
+    ),
     "tensorboard": ("cli/train.py",),
 }
 """Third-party package -> the only places that may import it."""

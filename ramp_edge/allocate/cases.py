@@ -16,7 +16,7 @@ from ramp_edge.codec.types import QuantType
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +35,8 @@ class ModelCase:
     read_per_token: npt.NDArray[np.bool_]
     """False where a decoded token does not read the tensor: an embedding that is not the output matrix too."""
     types: tuple[QuantType, ...]
+    relative_kl: Float64
+    """[n_tensors, n_types]: of `ModelFeatures`, NaN where a type is not legal."""
     kl: Float64
     """[n_tensors, n_types] predicted KL; NaN where a type is not legal, or nothing is known."""
 
@@ -57,7 +59,7 @@ class ModelCase:
             np.savez_compressed(
                 stream, version=_VERSION, name=self.name, family=self.family, names=np.array(self.names), features=self.features,
                 n_rows=self.n_rows, n_cols=self.n_cols, read_per_token=self.read_per_token,
-                types=np.array([t.name for t in self.types]), kl=self.kl,
+                types=np.array([t.name for t in self.types]), relative_kl=self.relative_kl, kl=self.kl,
             )  # fmt: skip
 
 
@@ -75,6 +77,7 @@ def load_case(path: Path) -> ModelCase:
             n_cols=data["n_cols"].astype(np.int64),
             read_per_token=data["read_per_token"].astype(np.bool_),
             types=tuple(QuantType[str(t)] for t in data["types"]),
+            relative_kl=data["relative_kl"].astype(np.float64),
             kl=data["kl"].astype(np.float64),
         )
 
@@ -93,6 +96,8 @@ class Task:
     size_bytes: Int64
     seconds: Float64
     """[n_tensors, n_types] per decoded token"""
+    relative_kl: Float64
+    """[n_tensors, n_types], of `ModelFeatures`; finite where legal."""
     kl: Float64 | None
     """[n_tensors, n_types], finite where legal; None where nothing was predicted (the policy needs none)."""
     max_bytes: int
@@ -102,8 +107,11 @@ class Task:
 
     @property
     def items(self) -> list[Item]:
-        """For the knapsack; without a prediction every type costs nothing."""
-        kl = np.zeros(self.legal.shape) if self.kl is None else self.kl
+        """For the knapsack on the predicted table; without one every type costs nothing."""
+        return self.items_of(np.zeros(self.legal.shape) if self.kl is None else self.kl)
+
+    def items_of(self, kl: Float64) -> list[Item]:
+        """For the knapsack on any table [n_tensors, n_types], finite where legal."""
         return [
             Item(
                 kl=tuple(float(v) for v in kl[row, columns]),
@@ -185,6 +193,7 @@ def task_of(
         legal=legal,
         size_bytes=size,
         seconds=seconds,
+        relative_kl=case.relative_kl,
         kl=case.kl,
         max_bytes=max_bytes,
         max_seconds=max_seconds,

@@ -18,12 +18,13 @@ from ramp_edge.allocate.halo import BITS_HIGH, BITS_LOW, bits_of, nearest, prefe
 from ramp_edge.allocate.prices import (
     PriceLadder,
     StackedLadders,
+    exact_plan,
     foreseen_kl,
     largest_allowed_below,
     price_ladder,
     tail_sums,
 )
-from ramp_edge.records import FEEDBACK_SCALE, NOISE_SCALE
+from ramp_edge.records import NOISE_SCALE
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -70,6 +71,7 @@ class TaskTable:
     """[n_tasks, n_tensors + 1, 2]"""
     type_bits: Float64
     tie_break: Float64
+    """[n_tasks, n_tensors, n_types]"""
     max_bytes: Float64
     max_seconds: Float64
     ladders: StackedLadders
@@ -88,14 +90,16 @@ def stack(tasks: Sequence[Task]) -> TaskTable:
     size, seconds, kl = np.zeros((3, *shape))
     reserved, reserved_s = np.zeros((n, most)), np.zeros((n, most))
     foreseen = np.zeros((n, most))
+    tie_break = np.zeros(shape)
     for row, task in enumerate(tasks):
         m = len(task.names)
-        foreseen[row, :m] = task.features[:, 0] / NOISE_SCALE + task.features[:, 1] / FEEDBACK_SCALE + _LN_8_OVER_BITS
+        foreseen[row, :m] = task.features[:, 0] / NOISE_SCALE + _LN_8_OVER_BITS
         features[row, :m], weights[row, :m], legal[row, :m] = task.features, task.n_weights, task.legal
         size[row, :m], seconds[row, :m] = task.size_bytes, task.seconds
         if task.kl is not None:
             kl[row, :m] = np.where(task.legal, task.kl, 0.0)
         reserved[row, :m] = task.size_bytes[np.arange(m), task.reserve]
+        tie_break[row, :m] = preference(task.relative_kl)
         reserved_s[row, :m] = task.seconds[np.arange(m), task.reserve]
     low = np.where(legal, size, np.inf).min(axis=2)
     high = np.where(legal, size, 0.0).max(axis=2)
@@ -117,24 +121,25 @@ def stack(tasks: Sequence[Task]) -> TaskTable:
         rest_high=tail_sums(high),
         rest_means=sums / np.maximum(rest, 1.0)[..., None],
         type_bits=np.array([t.bits_per_weight for t in types]),
-        tie_break=preference(types),
+        tie_break=tie_break,
         max_bytes=np.array([t.max_bytes for t in tasks], np.float64),
         max_seconds=np.array([t.max_seconds for t in tasks], np.float64),
-        ladders=StackedLadders(_ladders(tasks)),
+        ladders=_foreseen(tasks),
         log_kl_per_byte=foreseen,
     )
 
 
-def _ladders(tasks: Sequence[Task]) -> list[PriceLadder]:
-    """A foreseen ladder of every task; those that differ in limits alone share one."""
+def _foreseen(tasks: Sequence[Task]) -> StackedLadders:
+    """The answers of a knapsack on the foreseen KL; ladders of tasks that differ in limits alone are made once."""
     known: dict[tuple[str, bytes], PriceLadder] = {}
-    out = []
+    ladders, plans = [], []
     for task in tasks:
-        key = (task.name, task.legal.tobytes())
+        key, kl = (task.name, task.legal.tobytes()), foreseen_kl(task)
         if key not in known:
-            known[key] = price_ladder(foreseen_kl(task), task)
-        out.append(known[key])
-    return out
+            known[key] = price_ladder(kl, task)
+        ladders.append(known[key])
+        plans.append(exact_plan(kl, task))
+    return StackedLadders(tasks, ladders, plans)
 
 
 def _scaled(bits: Float64) -> Float64:
@@ -222,7 +227,8 @@ class Episodes:
         allowed, active = self.allowed(), self.active
         taken = np.full(len(self.rows), -1, np.int64)
         if active.any():
-            taken[active] = nearest(bits_of(np.asarray(actions)[active]), t.type_bits, t.tie_break, allowed[active])
+            ties = t.tie_break[self.rows[active], self.at]
+            taken[active] = nearest(bits_of(np.asarray(actions)[active]), t.type_bits, ties, allowed[active])
             self._take(taken, allowed, active)
         self.at += 1
         return taken

@@ -23,7 +23,7 @@ from ramp_edge.errors import PolicyFileError
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
-POLICY_VERSION = 1
+POLICY_VERSION = 2
 EDGE, REACH = 0.01, 1.0
 """The outline stays EDGE from the actions 0 and 1, which lie at infinity before squashing; the network moves it by at most REACH there: 1.75
 bits in the middle of the range."""

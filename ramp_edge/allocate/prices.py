@@ -3,26 +3,32 @@
 For a price, every tensor takes argmin KL + price * bytes on its own. So for a ladder of prices the choices, and the bytes of every rest of the
 model, are known beforehand; with some bytes left at some tensor, the answer is that of the lowest price whose rest still fits.
 
+A price is coarse: what all tensors would take at it seldom comes to just the bytes left. So the plan of the exact knapsack on the same table is kept as
+well, and answers as long as the decisions so far have left it the bytes that it counted on.
+
 The policy sees such an answer as part of its state (`outline`): not of the true table, which it does not know, but of what forward passes foresee. That is
 its first pass over all tensors. The true table's answers are the teacher of its training.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from ramp_edge.allocate.cases import Task
-from ramp_edge.allocate.halo import RELATIVE_KL
-from ramp_edge.records import FEEDBACK_SCALE, NOISE_SCALE
+from ramp_edge.allocate.knapsack import solve
+from ramp_edge.records import NOISE_SCALE
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 N_PRICES = 96
 _MARGIN = 4.0
 """In ln, beyond the prices at which the first and the last tensor moves."""
+_ON_PLAN = 0.001
+"""Of the budget: by how much more than its rest a plan may find left and still answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,17 +68,21 @@ def tail_sums(values: Float64) -> Float64:
 
 
 def foreseen_kl(task: Task) -> Float64:
-    """KL [n_tensors, n_types] as the features foresee it, up to a common factor: 4-bit noise, what feedback leaves of it, each type's
-    usual error. Types whose usual error is not known follow from their bits."""
-    per_weight = task.features[:, 0] / NOISE_SCALE + task.features[:, 1] / FEEDBACK_SCALE
-    relative = np.array([np.log(RELATIVE_KL.get(t, 4.0 ** (4.5 - t.bits_per_weight))) for t in task.types])
-    return np.asarray(np.exp(per_weight[:, None] + np.log(task.n_weights)[:, None] + relative[None, :]), np.float64)
+    """KL [n_tensors, n_types] as forward passes foresee it, up to a common factor: 4-bit noise, times each type's error beside it."""
+    per_weight = np.exp(task.features[:, 0].astype(np.float64) / NOISE_SCALE)
+    return np.asarray((per_weight * task.n_weights)[:, None] * task.relative_kl, np.float64)
+
+
+def exact_plan(kl: Float64, task: Task) -> Int64:
+    """Columns [n_tensors] of the knapsack on some table [n_tensors, n_types], finite where legal; the reserve plan's where it finds none."""
+    plan = solve(task.items_of(kl), task.max_bytes, task.max_seconds)
+    return task.reserve if plan is None else task.columns_of(plan)
 
 
 class StackedLadders:
-    """Ladders of several tasks, padded, for look-ups in many episodes at once."""
+    """Ladders of several tasks and their exact plans, padded, for look-ups in many episodes at once."""
 
-    def __init__(self, ladders: list[PriceLadder]) -> None:
+    def __init__(self, tasks: Sequence[Task], ladders: Sequence[PriceLadder], plans: Sequence[Int64]) -> None:
         most = max(ladder.choice.shape[1] for ladder in ladders)
         shape = (len(ladders), N_PRICES)
         self._choice = np.zeros((*shape, most), np.int16)
@@ -82,6 +92,13 @@ class StackedLadders:
             n = ladder.choice.shape[1]
             self._choice[row, :, :n], self._rest[row, :, : n + 1] = ladder.choice, ladder.rest
             self._rest_kl[row, :, : n + 1] = ladder.rest_kl
+        self._plan, self._plan_rest = np.zeros((len(tasks), most), np.int64), np.zeros((len(tasks), most + 1))
+        for row, (task, columns) in enumerate(zip(tasks, plans, strict=True)):
+            n = len(columns)
+            sizes = task.size_bytes[np.arange(n), columns].astype(np.float64)
+            self._plan[row, :n], self._plan_rest[row, : n + 1] = columns, tail_sums(sizes[None, :])[0]
+        budgets = np.array([task.max_bytes for task in tasks], np.float64)
+        self._plan_room = budgets - self._plan_rest[:, 0] + _ON_PLAN * budgets
 
     def best_kl(self, rows: Int64, at: int, left_bytes: Float64) -> Float64:
         """KL [n] of the best rest of each model from tensor `at` on with `left_bytes` [n]: between two prices, a line.
@@ -98,10 +115,14 @@ class StackedLadders:
         return np.asarray(kl[each, high] + share * (kl[each, low] - kl[each, high]), np.float64)
 
     def look_up(self, rows: Int64, at: int, left_bytes: Float64) -> tuple[Int64, Float64]:
-        """(columns, ln of the price) [n] for `left_bytes` [n] at tensor `at`; the smallest plan's where nothing fits."""
+        """(columns, ln of the price) [n] for `left_bytes` [n] at tensor `at`: of the exact plan where what is left is what it counted on, else
+        of the lowest price that fits, the smallest plan's where nothing does."""
         fits = self._rest[rows, :, at] <= left_bytes[:, None]
         place = np.where(fits.any(axis=1), fits.argmax(axis=1), N_PRICES - 1)
-        return self._choice[rows, place, at].astype(np.int64), self._prices[rows, place]
+        spare = left_bytes - self._plan_rest[rows, at]
+        on_plan = (spare >= 0.0) & (spare <= self._plan_room[rows])
+        columns = np.where(on_plan, self._plan[rows, at], self._choice[rows, place, at])
+        return columns.astype(np.int64), self._prices[rows, place]
 
 
 def largest_allowed_below(wanted: Int64, allowed: npt.NDArray[np.bool_]) -> Int64:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 
 from ramp_edge.allocate.cases import Task
 from ramp_edge.allocate.knapsack import solve
-from ramp_edge.allocate.prices import PriceLadder, price_ladder
+from ramp_edge.allocate.prices import PriceLadder, StackedLadders, price_ladder
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -35,6 +36,11 @@ def reference_of(task: Task) -> Reference:
         kl=task.total(task.kl, columns),
         ladder=price_ladder(task.kl, task, _seconds_price(task, columns)),
     )
+
+
+def stack_references(tasks: Sequence[Task], references: Sequence[Reference]) -> StackedLadders:
+    """The knapsack's answers in any state of any of the tasks."""
+    return StackedLadders(tasks, [r.ladder for r in references], [r.columns for r in references])
 
 
 def _seconds_price(task: Task, columns: Int64) -> float:

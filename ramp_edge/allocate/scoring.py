@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ramp_edge.allocate.episode import Episodes
-from ramp_edge.allocate.prices import StackedLadders
-from ramp_edge.allocate.reference import Reference
+from ramp_edge.allocate.reference import Reference, stack_references
 from ramp_edge.allocate.reward import (
     RewardTerms,
     RewardWeights,
@@ -30,7 +29,7 @@ class Judge:
     """What choices of many episodes come to, step by step: KL so far, and the best rest with the bytes left."""
 
     def __init__(self, references: Sequence[Reference], episodes: Episodes, weights: RewardWeights) -> None:
-        self._ladders = StackedLadders([reference.ladder for reference in references])
+        self._ladders = stack_references(episodes.table.tasks, references)
         self._episodes, self._weights = episodes, weights
         self._reference = np.array([reference.kl for reference in references])[episodes.rows]
         self.kl = np.zeros(len(episodes.rows))

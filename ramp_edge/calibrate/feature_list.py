@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ramp_edge.records import FEEDBACK_SCALE, NOISE_SCALE
+from ramp_edge.records import NOISE_SCALE
 
 LIMIT = 4.0
 """Largest size of a feature: what lies beyond says no more than this."""
@@ -40,12 +40,12 @@ def _fixed(name: str, formula: str, low: float, why: str) -> Feature:
 
 FEATURES = (
     _log(
-        "noise", "activation", "ln(KL of plain 4-bit rounding / weights), without gradients (calibrate/noise.py)",
+        "noise", "activation", "ln(KL of 4-bit rounding with feedback / weights), without gradients (calibrate/noise.py)",
         "the sensitivity per weight itself, as far as forward passes know it", NOISE_SCALE,
     ),
     _log(
-        "feedback", "activation", "ln(sum_rj s_rj^2 R_jj^2 / sum_rj s_rj^2 H_jj), H = R R^T; of a tied embedding its output side only",
-        "error feedback takes most where inputs are correlated", FEEDBACK_SCALE,
+        "feedback", "activation", "ln(sum_rj s_rj^2 R_jj^2 / sum_rj s_rj^2 H_jj), H = R R^T",
+        "error feedback takes most where inputs are correlated: how much of the noise it has already taken",
     ),
     _log("input_outlier", "activation", "ln(max_j H_jj / mean_j H_jj)", "loud columns spoil shared scales and rounded activations", 0.5),
     _log("input_rank", "activation", "ln(tr(H)^2 / (n tr(H H)))", "inputs of few directions leave room to hide errors in", 0.5),

@@ -11,22 +11,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from ramp_edge.calibrate.decoder import TensorLoader
 from ramp_edge.calibrate.feature_list import FEATURES
 from ramp_edge.calibrate.noise import RoundingNoise
 from ramp_edge.calibrate.store import EMBEDDING_SITE, HEAD_SITE, TIED_SITE, CalibrationStore, site_of
 from ramp_edge.events import EventBus
-from ramp_edge.records import ModelFeatures, ModelInventory, Role, TensorInfo
+from ramp_edge.feedback_root import feedback_root
+from ramp_edge.records import ModelInventory, Role, TensorInfo
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 SAMPLED_ROWS = 1024
 """Rows of a matrix that are looked at, evenly strided."""
 _TINY = 1e-30
-_SHRINKAGE, _DAMPING = 0.1, 0.001
-"""As in error feedback (`quantize/hessian.py`), whose gain the second feature foresees."""
 _LEVELS_SQ_12 = 64 * 12
 """A 4-bit step is a block's largest weight / 8, and rounding leaves a twelfth of its square."""
 
@@ -59,26 +57,6 @@ def log_ratio(numerator: float, denominator: float) -> float:
     return float(np.log(numerator) - np.log(denominator))
 
 
-def left_variance(moments: Float64) -> Float64:
-    """R_jj^2 [n_cols]: what of each input those that feedback codes after it do not foretell, moments shrunk and damped as there.
-
-    Moments must have a mean diagonal of 1.
-    """
-    n_cols = len(moments)
-    energy = moments.diagonal().copy()
-    order = np.argsort(-energy, kind="stable")
-    h = torch.from_numpy(moments[np.ix_(order, order)] * (1.0 - _SHRINKAGE)).float()
-    share = _DAMPING
-    while True:
-        h.diagonal().copy_(torch.from_numpy(energy[order] + share).float())
-        lower, failed = torch.linalg.cholesky_ex(h.flip(0, 1))
-        if not int(failed):
-            out = np.empty(n_cols)
-            out[order] = lower.flip(0, 1).diagonal().double().square().numpy()
-            return out
-        share *= 4.0
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InputSite:
     """What the features need of the second moments of one input."""
@@ -86,7 +64,7 @@ class InputSite:
     moments: Float64
     """[n_cols, n_cols], mean diagonal 1"""
     left: Float64
-    """[n_cols], `left_variance`"""
+    """[n_cols]: what of each input those that feedback codes after it do not foretell"""
 
 
 def input_site(moments: Float32 | None, n_cols: int) -> InputSite:
@@ -96,7 +74,8 @@ def input_site(moments: Float32 | None, n_cols: int) -> InputSite:
     if not np.isfinite(mean) or mean <= 0.0 or not np.isfinite(values).all():
         values, mean = np.eye(n_cols), 1.0
     values = values / mean
-    return InputSite(moments=values, left=left_variance(values))
+    left = feedback_root(values.astype(np.float32)).price().astype(np.float64)
+    return InputSite(moments=values, left=left)
 
 
 def statistics(weights: Float32, site: InputSite) -> tuple[float, ...]:
@@ -133,15 +112,6 @@ def centre(raw: Float64, weights: Float64) -> Float32:
     return out.astype(np.float32)
 
 
-def noise_kl(tensor: TensorInfo, noise: RoundingNoise, *, tied: bool) -> float:
-    """KL per token that the noise pass foresees of rounding this tensor to 4 bits."""
-    if tensor.role is Role.OUTPUT:
-        return noise.head_kl
-    if tensor.role is Role.TOKEN_EMBD:
-        return noise.embedding * noise.kl_per_noise + (noise.head_kl if tied else 0.0)
-    return noise.blocks.get(tensor.name, 0.0) * noise.kl_per_noise
-
-
 def execution_order(inventory: ModelInventory) -> tuple[TensorInfo, ...]:
     """The quantizable tensors as a token meets them: embedding, blocks, output matrix."""
     rank = {role: place for place, role in enumerate(_KINDS_AND_STAGES)}
@@ -157,8 +127,8 @@ def execution_order(inventory: ModelInventory) -> tuple[TensorInfo, ...]:
 
 def model_features(
     inventory: ModelInventory, load: TensorLoader, store: CalibrationStore, noise: RoundingNoise, events: EventBus
-) -> ModelFeatures:
-    """Features of every quantizable tensor, in execution order. Needs the moments of every site in `store`."""
+) -> Float32:
+    """[n_tensors, 11]: features of every quantizable tensor, in execution order. Needs the moments of every site in `store`."""
     tensors = execution_order(inventory)
     sites: dict[str, InputSite] = {}
     rows = []
@@ -171,17 +141,12 @@ def model_features(
             key = name if known and name is not None else f"unknown {tensor.n_cols}"
             if key not in sites:
                 sites = {key: input_site(store.moments(key) if known else None, tensor.n_cols)}
-            kl = noise_kl(tensor, noise, tied=inventory.tied_embedding)
-            left, *others = statistics(_sampled(tensor, load), sites[key])
-            if tensor.role is Role.TOKEN_EMBD and inventory.tied_embedding:
-                left = _tied_feedback(left, noise.head_kl, kl)
             layer = tensor.layer
             depth = (layer + 0.5) / inventory.hyper.n_layer if layer is not None else float(tensor.role is Role.OUTPUT)
             rows.append(
                 (
-                    log_ratio(kl, float(tensor.n_elements)),
-                    left,
-                    *others,
+                    log_ratio(noise.kl.get(tensor.name, 0.0), float(tensor.n_elements)),
+                    *statistics(_sampled(tensor, load), sites[key]),
                     float(np.log(tensor.n_elements)),
                     depth,
                     *kind_and_stage(tensor.role, tied=inventory.tied_embedding),
@@ -189,12 +154,7 @@ def model_features(
             )
             stage.advance()
     sizes = np.array([t.n_elements for t in tensors], np.float64)
-    return ModelFeatures(names=tuple(t.name for t in tensors), values=centre(np.array(rows, np.float64), sizes))
-
-
-def _tied_feedback(left: float, head_kl: float, kl: float) -> float:
-    """Feedback in a tied embedding hides errors from the hidden states that the output matrix meets; as an input it keeps them all."""
-    return log_ratio(head_kl * float(np.exp(left)) + max(kl - head_kl, 0.0), kl)
+    return centre(np.array(rows, np.float64), sizes)
 
 
 def _sampled(tensor: TensorInfo, load: TensorLoader) -> Float32:

@@ -1,52 +1,46 @@
-"""What rounding each tensor to 4 bits does to its own block's output, and all of them together to the predictions: forward passes only.
+"""What 4-bit rounding with error feedback of each tensor costs in KL: forward passes only.
 
-No gradient reaches from a tensor to the KL here. Instead each linear layer's error E x is added to its output, the block runs on to its
-end, and the relative change of the residual stream is noted: softmax, gates and norms on the way are all taken as they are. Blocks hand
-such noise on almost unchanged, so one further pass with every tensor rounded says what a unit of it costs in KL. A few
-hundred tokens are enough; the pass costs about a tenth of the moments.
+No gradient reaches from a tensor to the KL here. Instead each linear layer's error E x is added to its output, E being what feedback makes of
+plain rounding; the block runs on to its end, and the relative change of the residual stream is noted: softmax, gates and norms on the way are all
+taken as they are. Then, block by block, the errors of all its layers together run on to the predictions through the untouched rest of the model, and
+the KL there is shared out by those changes. A few hundred tokens are enough; all disturbed streams pass a block together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ramp_edge.calibrate.activations import rounding_errors
 from ramp_edge.calibrate.decoder import LINEAR_PARTS, DecoderModel, Layer
-from ramp_edge.calibrate.store import CalibrationStore
+from ramp_edge.calibrate.store import HEAD_SITE, CalibrationStore, site_of
+from ramp_edge.codec.activations import ACTIVATION_BLOCKS
 from ramp_edge.events import EventBus
+from ramp_edge.feedback_root import FeedbackRoot, feedback_root
+from ramp_edge.plain_rounding import rounding_error
+from ramp_edge.records import TensorInfo
 
 NOISE_SEQUENCES, NOISE_TOKENS = 4, 128
-_BLOCK_COLS = 32
-_LEVELS = 8
 _STRIP_ROWS = 8192
+_HEAD_TOKENS = 128
 _TINY = 1e-30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RoundingNoise:
-    """Effects of plain 4-bit rounding, with nothing handed on and no importance."""
+    """Effects of 4-bit rounding with error feedback, with no importance."""
 
+    kl: Mapping[str, float]
+    """Tensor -> KL per token of rounding it; an embedding's as an input, with the output matrix's where it is that too."""
     blocks: Mapping[str, float]
     """Linear layer -> change of the residual stream after its block, squared and relative, mean over tokens."""
-    embedding: float
-    """The same of the embedding's output: its rows' own relative error."""
-    head_kl: float
-    """KL per token of rounding the output matrix."""
-    kl_per_noise: float
-    """KL per token over the blocks' summed noise, from a pass with every linear layer's error at half its size."""
-
-
-def rounding_error(weight: Tensor) -> Tensor:
-    """round(W) - W, float32: symmetric, 16 levels, one scale for 32 columns (for the whole row where they do not divide it)."""
-    values = weight.float()
-    size = _BLOCK_COLS if values.shape[-1] % _BLOCK_COLS == 0 else values.shape[-1]
-    blocks = values.reshape(*values.shape[:-1], -1, size)
-    step = (blocks.abs().amax(-1, keepdim=True) / _LEVELS).clamp_min(_TINY)
-    return ((blocks / step).round().clamp(-_LEVELS, _LEVELS - 1) * step - blocks).reshape(values.shape)
+    inputs: Mapping[str, Mapping[int, float]]
+    """Linear layer or output matrix -> by activations sharing a scale, what 8-bit rounding of its input changes in its output, squared,
+    over what the weights' rounding does."""
 
 
 def _change(out: Tensor, base: Tensor) -> float:
@@ -54,70 +48,127 @@ def _change(out: Tensor, base: Tensor) -> float:
     return float(((out - base).square().sum(-1) / base.square().sum(-1).clamp_min(_TINY)).mean())
 
 
-def _block_noise(layer: Layer, hidden: Tensor, errors: Mapping[str, Tensor]) -> dict[str, float]:
-    base = layer.forward(hidden)
-    found = {}
-    for wanted, error in errors.items():
+class _Roots:
+    """Factors of a block's inputs, shared by the layers that have one; those of one block are kept."""
 
-        def add(name: str, x: Tensor, y: Tensor, wanted: str = wanted, error: Tensor = error) -> None:
-            if name == wanted:
-                y.add_(F.linear(x, error))
+    def __init__(self, store: CalibrationStore) -> None:
+        self._store = store
+        self._known: dict[str, FeedbackRoot] = {}
 
-        found[wanted] = _change(layer.forward(hidden, add), base)
-    return found
+    def handed_on(self, tensor: TensorInfo, errors: Tensor) -> Tensor:
+        """Errors [n_rows, n_cols] of plain rounding as feedback leaves them."""
+        site = site_of(tensor, tied=False)
+        assert site is not None
+        return self.of(site).handed_on(errors)
+
+    def of(self, site: str) -> FeedbackRoot:
+        if site not in self._known:
+            self._known[site] = feedback_root(self._store.moments(site))
+        return self._known[site]
+
+    def forget(self) -> None:
+        """Before the next block."""
+        self._known.clear()
 
 
-def _kl(base: Tensor, other: Tensor) -> Tensor:
-    """KL per token of logits [n_tokens, vocab], summed over tokens."""
-    p, q = torch.log_softmax(base, -1), torch.log_softmax(other, -1)
-    return (p.exp() * (p - q)).sum()
+def _disturbed(layer: Layer, hidden: Tensor, errors: Mapping[str, Tensor]) -> Tensor:
+    """The block's output with these errors [n_rows, n_cols] in its weights."""
+
+    def add(name: str, x: Tensor, y: Tensor) -> None:
+        if name in errors:
+            y.add_(F.linear(x, errors[name]))
+
+    return layer.forward(hidden, add)
+
+
+def _kl(p: Tensor, change: Tensor) -> Tensor:
+    """KL per token of logits that differ by `change` where probabilities were `p` [n_tokens, vocab], summed over tokens.
+
+    ln sum p exp(change - mean change): from the changes themselves, since the logits' own rounding is larger than the KL of one block.
+    """
+    centred = change - (p * change).sum(-1, keepdim=True)
+    return (p * centred.expm1()).sum(-1).log1p().sum()
 
 
 @torch.no_grad()
 def noise_pass(model: DecoderModel, store: CalibrationStore, events: EventBus) -> RoundingNoise:
-    """Needs `moments_pass` on the same store: blocks run from their stored inputs."""
+    """Needs `moments_pass` on the same store."""
     inventory = model.inventory
     n_layer = inventory.hyper.n_layer
-
-    def stored(index: int) -> Tensor:
-        return store.load_hidden(f"input.{index}")[:NOISE_SEQUENCES, :NOISE_TOKENS]
-
-    start = noisy = stored(0)
+    clean = store.load_hidden("input.0")[:NOISE_SEQUENCES, :NOISE_TOKENS]
+    streams = [clean + rounding_error(clean)]
     blocks: dict[str, float] = {}
+    inputs: dict[str, dict[int, float]] = {}
     with events.stage("noise", total=n_layer + 1, unit="layers") as stage:
         for index in range(n_layer):
             layer = model.layer(index)
             names = [f"blk.{index}.{part}.weight" for part in LINEAR_PARTS]
-            errors = {name: rounding_error(layer.weight(name)).to(model.dtype) for name in names}
-            blocks |= _block_noise(layer, stored(index), errors)
+            errors = _errors(layer, [inventory.tensor(name) for name in names], store)
 
-            def add_all(name: str, x: Tensor, y: Tensor, errors: Mapping[str, Tensor] = errors) -> None:
-                # Half the error: a quarter of the noise stays where KL is still proportional to it.
-                y.add_(F.linear(x, errors[name]), alpha=0.5)
+            def compare(
+                name: str, x: Tensor, y: Tensor, layer: Layer = layer, errors: dict[str, Tensor] = errors
+            ) -> None:
+                inputs[name] = _input_rounding(x, layer.weight(name), errors[name])
 
-            noisy = layer.forward(noisy, add_all)
+            base = layer.forward(clean, compare)
+            blocks |= {n: _change(_disturbed(layer, clean, {n: errors[n]}), base) for n in names}
+            streams = [*(layer.forward(s) for s in streams), _disturbed(layer, clean, errors)]
+            clean = base
             stage.advance()
-        clean = stored(n_layer)
-        all_kl, head_kl = _head(model, clean, noisy)
+        stream_kl, head_kl, inputs[model.head_name] = _head(model, clean, streams, store)
         stage.advance()
-    return RoundingNoise(
-        blocks=blocks,
-        embedding=_change(start + rounding_error(start), start),
-        head_kl=head_kl,
-        kl_per_noise=all_kl / max(0.25 * sum(blocks.values()), _TINY),
-    )
+    per_noise = [
+        kl / max(sum(blocks[f"blk.{i}.{part}.weight"] for part in LINEAR_PARTS), _TINY)
+        for i, kl in enumerate(stream_kl[1:])
+    ]
+    kl = {name: noise * per_noise[int(name.split(".")[1])] for name, noise in blocks.items()}
+    kl["token_embd.weight"] = stream_kl[0]
+    kl[model.head_name] = kl.get(model.head_name, 0.0) + head_kl
+    return RoundingNoise(kl=kl, blocks=blocks, inputs=inputs)
 
 
-def _head(model: DecoderModel, clean: Tensor, noisy: Tensor) -> tuple[float, float]:
-    """(KL of the noisy hidden states, KL of a rounded output matrix), per token."""
+def _input_rounding(x: Tensor, weight: Tensor, error: Tensor) -> dict[int, float]:
+    """Block -> |W round(x) - W x|^2 / |E x|^2 over all tokens; blocks that do not divide the row are left out."""
+    own = max(float(F.linear(x, error).float().square().sum()), _TINY)
+    return {
+        block: float(F.linear(rounding_errors(x, block).to(x.dtype), weight).float().square().sum()) / own
+        for block in ACTIVATION_BLOCKS
+        if x.shape[-1] % block == 0
+    }
+
+
+def _errors(layer: Layer, tensors: Sequence[TensorInfo], store: CalibrationStore) -> dict[str, Tensor]:
+    """Errors [n_rows, n_cols] of a block's matrices; those of one input share its factor."""
+    roots: dict[str, FeedbackRoot] = {}
+    out = {}
+    for tensor in tensors:
+        site = site_of(tensor, tied=False)
+        assert site is not None, f"{tensor.name} has no input"
+        if site not in roots:
+            roots[site] = feedback_root(store.moments(site))
+        weight = layer.weight(tensor.name)
+        out[tensor.name] = roots[site].handed_on(rounding_error(weight)).to(weight.dtype)
+    return out
+
+
+def _head(
+    model: DecoderModel, clean: Tensor, streams: Sequence[Tensor], store: CalibrationStore
+) -> tuple[list[float], float, dict[int, float]]:
+    """(KL of each disturbed stream, KL of a rounded output matrix, both per token; its entry of `RoundingNoise.inputs`)."""
     weight = model.head()
-    error = torch.cat([rounding_error(strip).to(weight.dtype) for strip in torch.split(weight, _STRIP_ROWS)])
-    states = model.final_norm(clean).flatten(0, 1).to(weight.dtype)
-    disturbed = model.final_norm(noisy).flatten(0, 1).to(weight.dtype)
-    sums = torch.zeros(2, dtype=torch.float64)
-    for a, b in zip(torch.split(states, 128), torch.split(disturbed, 128), strict=True):
-        base = F.linear(a, weight).float()
-        sums[0] += _kl(base, F.linear(b, weight).float())
-        sums[1] += _kl(base, base + F.linear(a, error).float())
-    all_kl, head_kl = (float(v) / len(states) for v in sums)
-    return all_kl, head_kl
+    root = feedback_root(store.moments(HEAD_SITE))
+    strips = torch.split(weight, _STRIP_ROWS)
+    error = torch.cat([root.handed_on(rounding_error(strip)).to(weight.dtype) for strip in strips])
+    states = model.final_norm(clean).flatten(0, 1)
+    changes = [model.final_norm(stream).flatten(0, 1) - states for stream in streams]
+    sums = torch.zeros(len(streams) + 1, dtype=torch.float64)
+    for at in range(0, len(states), _HEAD_TOKENS):
+        here = slice(at, at + _HEAD_TOKENS)
+        x = states[here].to(weight.dtype)
+        p = torch.softmax(F.linear(x, weight).float(), -1)
+        for place, change in enumerate(changes):
+            sums[place] += _kl(p, F.linear(change[here].to(weight.dtype), weight).float())
+        sums[-1] += _kl(p, F.linear(x, error).float())
+    kl = [float(v) / len(states) for v in sums]
+    few = states[:: max(1, len(states) // _HEAD_TOKENS)].to(weight.dtype)
+    return kl[:-1], kl[-1], _input_rounding(few, weight, error)

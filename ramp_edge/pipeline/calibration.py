@@ -150,9 +150,9 @@ def calibrate(
     store = open_store(cache_root(), inventory, text.calibration, settings, model.dtype)
     _warn_of_damage(store.discard_damaged(), events)
     moments_pass(model, text.calibration, settings, store, events)
-    moments = Moments(site=lambda t: _known_site(t.name, inventory, store, gradients=table_wanted), load=store.moments)
     if not table_wanted:
-        return Calibrated(text=text, store=store, moments=moments, table=ErrorTable(kl={}))
+        return Calibrated(text=text, store=store, moments=forward_moments(inventory, store), table=ErrorTable(kl={}))
+    moments = Moments(site=lambda t: _known_site(t.name, inventory, store, gradients=True), load=store.moments)
     types = {name: entry.types for name, entry in legal.items()}
     path = store.folder / f"table-{_table_key(types, effort, backend)}.json"
     table = _read_table(path, events)
@@ -243,6 +243,11 @@ def _known_site(name: str, inventory: ModelInventory, store: CalibrationStore, *
     if not gradients:
         site = {TIED_SITE: HEAD_SITE, EMBEDDING_SITE: None}.get(site, site) if site is not None else None
     return site if site is not None and store.has(f"{site}.moments") else None
+
+
+def forward_moments(inventory: ModelInventory, store: CalibrationStore) -> Moments:
+    """What a forward pass knows."""
+    return Moments(site=lambda t: _known_site(t.name, inventory, store, gradients=False), load=store.moments)
 
 
 def _table_key(types: Mapping[str, tuple[QuantType, ...]], effort: EffortSettings, backend: str) -> str:

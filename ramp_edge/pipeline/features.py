@@ -1,21 +1,34 @@
-"""The policy's features of a model, from its stored moments, kept beside them."""
+"""The policy's features of a model, from its stored moments, and what each type costs each tensor; kept beside the moments."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 
 import numpy as np
+import numpy.typing as npt
 
+from ramp_edge.allocate.choices import Legal
 from ramp_edge.calibrate.decoder import DecoderModel
 from ramp_edge.calibrate.feature_list import FEATURES
 from ramp_edge.calibrate.features import execution_order, model_features
-from ramp_edge.calibrate.noise import noise_pass
+from ramp_edge.calibrate.noise import RoundingNoise, noise_pass
 from ramp_edge.calibrate.store import CalibrationStore
+from ramp_edge.codec.activations import ACTIVATION_BLOCKS, activation_block
+from ramp_edge.codec.types import QuantType
 from ramp_edge.events import EventBus
 from ramp_edge.model.gguf_file import GgufTensors
-from ramp_edge.records import ArchitectureFacts, ModelFeatures, ModelInventory
+from ramp_edge.pipeline.calibration import TABLE_VERSION, forward_moments, load_rows
+from ramp_edge.quantize.search import Search
+from ramp_edge.quantize.table import FactorCache
+from ramp_edge.quantize.type_errors import few_rows, relative_errors
+from ramp_edge.records import ArchitectureFacts, ModelFeatures, ModelInventory, TensorInfo
 
-FEATURES_VERSION = 1
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+FEATURES_VERSION = 2
 """Raise when a feature's meaning changes."""
 
 
@@ -24,20 +37,86 @@ def policy_features(
     facts: ArchitectureFacts,
     tensors: GgufTensors,
     store: CalibrationStore,
+    legal: Mapping[str, Legal],
+    backend: str,
+    search: Search,
+    pool: ThreadPoolExecutor,
     events: EventBus,
 ) -> ModelFeatures:
-    """Measure the features, or find them in the cache. Needs `moments_pass` on the same store."""
+    """Measure them, or find them in the cache. Needs `moments_pass` on the same store."""
+    order = execution_order(inventory)
+    values, inputs = _values(inventory, facts, tensors, store, order, events)
+    types = tuple(
+        sorted({t for entry in legal.values() for t in entry.types}, key=lambda t: (t.bits_per_weight, int(t)))
+    )
+    errors = _type_errors(inventory, tensors, store, order, legal, types, search, pool, events)
+    for column, quant_type in enumerate(types):
+        block = activation_block(quant_type, backend)
+        if block:
+            errors[:, column] += inputs[:, ACTIVATION_BLOCKS.index(block)]
+    return ModelFeatures(names=tuple(t.name for t in order), values=values, types=types, relative_kl=errors)
+
+
+def _values(
+    inventory: ModelInventory,
+    facts: ArchitectureFacts,
+    tensors: GgufTensors,
+    store: CalibrationStore,
+    order: tuple[TensorInfo, ...],
+    events: EventBus,
+) -> tuple[Float32, Float64]:
+    """(the features, what rounding of each tensor's inputs costs by ACTIVATION_BLOCKS, over 4-bit weights' cost)."""
     formulas = "".join(f"{f.name}{f.formula}{f.scale}" for f in FEATURES)
-    key = hashlib.sha256(f"{FEATURES_VERSION}{formulas}".encode()).hexdigest()[:12]
-    name = f"features-{key}"
-    names = tuple(t.name for t in execution_order(inventory))
+    name = f"features-{_digest(FEATURES_VERSION, formulas)}"
+    store.discard_damaged(name)
+    width = len(FEATURES)
+    if store.has(name):
+        held = store.load_float(name)
+        if held.shape == (len(order), width + len(ACTIVATION_BLOCKS)) and np.isfinite(held).all():
+            return np.ascontiguousarray(held[:, :width]), held[:, width:].astype(np.float64)
+    noise = noise_pass(DecoderModel(inventory, facts, tensors.load_tensor), store, events)
+    values = model_features(inventory, tensors.load_tensor, store, noise, events)
+    inputs = _inputs(noise, order)
+    store.save(name, np.concatenate([values, inputs.astype(np.float32)], axis=1))
+    return values, inputs
+
+
+def _inputs(noise: RoundingNoise, order: tuple[TensorInfo, ...]) -> Float64:
+    return np.array([[noise.inputs.get(t.name, {}).get(b, 0.0) for b in ACTIVATION_BLOCKS] for t in order], np.float64)
+
+
+def _type_errors(
+    inventory: ModelInventory,
+    tensors: GgufTensors,
+    store: CalibrationStore,
+    order: tuple[TensorInfo, ...],
+    legal: Mapping[str, Legal],
+    types: tuple[QuantType, ...],
+    search: Search,
+    pool: ThreadPoolExecutor,
+    events: EventBus,
+) -> Float64:
+    """[n_tensors, n_types], NaN where a type is not legal."""
+    asked = str([[int(t) for t in legal[tensor.name].types] for tensor in order])
+    name = f"type-errors-{_digest(TABLE_VERSION, asked, str(sorted(asdict(search).items())))}"
     store.discard_damaged(name)
     if store.has(name):
-        values = store.load_float(name)
-        if values.shape == (len(names), len(FEATURES)) and np.isfinite(values).all():
-            return ModelFeatures(names=names, values=values)
-    model = DecoderModel(inventory, facts, tensors.load_tensor)
-    noise = noise_pass(model, store, events)
-    features = model_features(inventory, tensors.load_tensor, store, noise, events)
-    store.save(name, features.values)
-    return features
+        held = store.load_float(name).astype(np.float64)
+        if held.shape == (len(order), len(types)) and np.isfinite(held).any(axis=1).all():
+            return held
+    factors = FactorCache(forward_moments(inventory, store))
+    out = np.full((len(order), len(types)), np.nan)
+    with events.stage("type errors", total=len(order), unit="tensors") as stage:
+        for row, tensor in enumerate(order):
+            rows = few_rows(tensor)
+            found = relative_errors(
+                load_rows(tensors, tensor.name, rows), rows, legal[tensor.name].types, factors.get(tensor), pool, search
+            )
+            out[row, [types.index(t) for t in found]] = list(found.values())
+            stage.advance()
+    store.save(name, out.astype(np.float32))
+    return out
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()[:12]

@@ -43,6 +43,7 @@ def task_for(features: ModelFeatures, problem: Problem, max_bytes: int, max_seco
     )
     legal = np.array([[t in problem.legal[i.name].types for t in types] for i in infos])
     size, seconds = np.zeros(legal.shape, np.int64), np.zeros(legal.shape)
+    known = np.array([features.types.index(t) for t in types])
     tied, target = problem.inventory.tied_embedding, problem.running
     for row, info in enumerate(infos):
         for column in np.flatnonzero(legal[row]):
@@ -64,6 +65,7 @@ def task_for(features: ModelFeatures, problem: Problem, max_bytes: int, max_seco
         legal=legal,
         size_bytes=size,
         seconds=seconds,
+        relative_kl=features.relative_kl[:, known],
         kl=None,
         max_bytes=max_bytes,
         max_seconds=max_seconds,

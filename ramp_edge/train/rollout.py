@@ -11,8 +11,8 @@ import numpy.typing as npt
 from ramp_edge.allocate.cases import Task
 from ramp_edge.allocate.episode import Episodes, TaskTable, stack
 from ramp_edge.allocate.halo import action_for
-from ramp_edge.allocate.prices import StackedLadders, largest_allowed_below
-from ramp_edge.allocate.reference import Reference
+from ramp_edge.allocate.prices import largest_allowed_below
+from ramp_edge.allocate.reference import Reference, stack_references
 from ramp_edge.allocate.reward import RewardWeights
 from ramp_edge.allocate.scoring import Judge, end_terms
 from ramp_edge.train.tasks import references_of
@@ -55,7 +55,7 @@ class Arena:
         self.tasks, self.weights = tuple(tasks), weights
         self.references: tuple[Reference, ...] = references_of(tasks)
         self.table: TaskTable = stack(tasks)
-        self._teacher = StackedLadders([reference.ladder for reference in self.references])
+        self._teacher = stack_references(self.tasks, self.references)
 
     def play(self, rows: Int64, act: Act | None, *, blur: float = 0.0, seed: int = 0) -> tuple[Outcome, Transitions]:
         """Episodes over `rows` of the tasks; without `act` the teacher decides: the knapsack with the bytes left.

@@ -17,14 +17,12 @@ from ramp_edge.calibrate.features import (
     execution_order,
     input_site,
     kind_and_stage,
-    left_variance,
     log_ratio,
     model_features,
-    noise_kl,
     statistics,
 )
 from ramp_edge.calibrate.moments import moments_pass
-from ramp_edge.calibrate.noise import RoundingNoise, noise_pass
+from ramp_edge.calibrate.noise import noise_pass
 from ramp_edge.calibrate.store import CalibrationSettings, CalibrationStore
 from ramp_edge.events import EventBus
 from ramp_edge.records import Role
@@ -115,25 +113,6 @@ def test_statistics_do_not_depend_on_scale(of_weights: float, of_moments: float)
     np.testing.assert_allclose(scaled, base, rtol=1e-3, atol=1e-4)
 
 
-def test_left_variance_is_what_regression_on_louder_columns_leaves() -> None:
-    rng = np.random.default_rng(2)
-    x = rng.standard_normal((4000, 8)) @ rng.standard_normal((8, 8))
-    moments = x.T @ x / len(x)
-    moments /= moments.diagonal().mean()
-    shrunk = moments * 0.9
-    np.fill_diagonal(shrunk, moments.diagonal() + 0.001)
-    order = np.argsort(-moments.diagonal())
-    found = left_variance(moments)
-    # With H = R R^T, R upper triangular in coding order, R_jj^2 is column j's variance given the columns after it.
-    for place, column in enumerate(order):
-        rest = order[place + 1 :]
-        expected = shrunk[column, column]
-        if len(rest):
-            cross = shrunk[column, rest]
-            expected -= cross @ np.linalg.solve(shrunk[np.ix_(rest, rest)], cross)
-        assert found[column] == pytest.approx(expected, rel=1e-3)
-
-
 @given(st.floats(), st.floats())
 def test_log_ratio_is_always_a_number(a: float, b: float) -> None:
     assert np.isfinite(log_ratio(a, b))
@@ -153,25 +132,15 @@ def test_features_of_a_whole_model(tied: bool, make_tiny_gguf: Any, decoders: An
     moments_pass(model, decoders.tokens(model, 4, 64), SETTINGS, store, EventBus())
     noise = noise_pass(model, store, EventBus())
     found = model_features(model.inventory, model._load, store, noise, EventBus())
-    assert found.names[0] == "token_embd.weight" and found.names[1] == "blk.0.attn_q.weight"
-    assert found.names[-1] == ("blk.1.ffn_down.weight" if tied else "output.weight")
-    assert set(found.names) == {t.name for t in model.inventory.quantizable}
-    assert found.values.shape == (len(found.names), 11) and np.isfinite(found.values).all()
-    depth = found.values[:, NAMES.index("depth")]
+    names = [t.name for t in execution_order(model.inventory)]
+    assert names[0] == "token_embd.weight" and names[1] == "blk.0.attn_q.weight"
+    assert names[-1] == ("blk.1.ffn_down.weight" if tied else "output.weight")
+    assert set(names) == {t.name for t in model.inventory.quantizable}
+    assert found.shape == (len(names), 11) and np.isfinite(found).all()
+    depth = found[:, NAMES.index("depth")]
     assert (np.diff(depth) >= 0).all() and depth[0] == 0.0
     # The noise feature is the logarithm of KL per weight, up to the model's mean and its scale.
-    column = found.values[:, 0]
-    kl = [noise_kl(model.inventory.tensor(n), noise, tied=tied) for n in found.names]
-    per_weight = np.log(kl) - np.log([model.inventory.tensor(n).n_elements for n in found.names])
+    column = found[:, 0]
+    per_weight = np.log([noise.kl[n] / model.inventory.tensor(n).n_elements for n in names])
     inside = np.abs(column) < LIMIT
     np.testing.assert_allclose(np.diff(column[inside]), 0.5 * np.diff(per_weight[inside]), atol=1e-4)
-
-
-def test_a_tied_embedding_pays_twice_and_unknown_tensors_nothing(tiny_gguf: Path, decoders: Any) -> None:
-    inventory = decoders.open(tiny_gguf).inventory
-    noise = RoundingNoise(blocks={}, embedding=0.5, head_kl=0.1, kl_per_noise=2.0)
-    table = inventory.tensor("token_embd.weight")
-    assert noise_kl(table, noise, tied=True) == pytest.approx(1.1)
-    assert noise_kl(table, noise, tied=False) == pytest.approx(1.0)
-    assert noise_kl(inventory.tensor("blk.0.attn_q.weight"), noise, tied=True) == 0.0
-    assert execution_order(inventory)[0] is table

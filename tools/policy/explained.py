@@ -11,14 +11,13 @@ import numpy.typing as npt
 from ramp_edge.allocate.cases import ModelCase
 from ramp_edge.calibrate.feature_list import FEATURES
 from ramp_edge.codec.types import QuantType
-from ramp_edge.records import FEEDBACK_SCALE, NOISE_SCALE
+from ramp_edge.records import NOISE_SCALE
 
 Float64 = npt.NDArray[np.float64]
 TARGET = QuantType.Q4_0
 """The one 4-bit type that every tensor may take."""
 _RIDGE = 0.1
 GROUPS = {
-    "noise": ("noise",),
     "noise, feedback": ("noise", "feedback"),
     "activation": tuple(f.name for f in FEATURES if f.group == "activation"),
     "weight, structure": tuple(f.name for f in FEATURES if f.group != "activation"),
@@ -54,10 +53,10 @@ def explained(cases: Sequence[ModelCase]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for case in cases:
         y, share = sensitivity(case)
-        foreseen = case.features[:, 0] / NOISE_SCALE + case.features[:, 1] / FEEDBACK_SCALE
+        foreseen = case.features[:, 0] / NOISE_SCALE
         row: dict[str, Any] = {
             "spread": _spread(y, share),
-            "noise + feedback, nothing fitted": _spread(y - foreseen, share),
+            "noise, nothing fitted": _spread(y - foreseen, share),
         }
         others = [c for c in cases if c.family != case.family]
         for name, names in GROUPS.items():

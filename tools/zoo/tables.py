@@ -17,7 +17,7 @@ from ramp_edge.model.gguf_file import open_inventory
 from ramp_edge.pipeline.budget import legal_choices
 from ramp_edge.pipeline.calibration import calibrate, prepare_text
 from ramp_edge.pipeline.features import policy_features
-from ramp_edge.pipeline.request import BuildRequest, Effort
+from ramp_edge.pipeline.request import EFFORTS, BuildRequest, Effort
 from ramp_edge.pipeline.texts import cut_texts, read_texts
 from ramp_edge.profile.load import load_target
 from ramp_edge.records import ErrorTable, ModelFeatures, ModelInventory, Role
@@ -44,7 +44,8 @@ def measure_case(model: Path, texts: list[Path], device: str, cache: Path, threa
     text = prepare_text(request, inventory, given, threads, events)
     with ThreadPoolExecutor(threads) as pool:
         done = calibrate(request, inventory, facts, tensors, legal, text, target.backend, pool, events)
-    features = policy_features(inventory, facts, tensors, done.store, events)
+        search = EFFORTS[effort].search
+        features = policy_features(inventory, facts, tensors, done.store, legal, target.backend, search, pool, events)
     types = sorted((t for t in target.types if t not in FLOAT_TYPES), key=lambda t: (t.bits_per_weight, int(t)))
     return gather(inventory, features, done.table, types)
 
@@ -63,5 +64,6 @@ def gather(
         n_cols=np.array([t.n_cols for t in infos], np.int64),
         read_per_token=np.array([t.role is not Role.TOKEN_EMBD or inventory.tied_embedding for t in infos]),
         types=tuple(types),
+        relative_kl=features.relative_kl[:, [features.types.index(t) for t in types]],
         kl=np.array([[table.kl[t.name].get(q, np.nan) for q in types] for t in infos], np.float64),
     )

@@ -84,6 +84,8 @@ DOORS = {
         "train/",
     ),
     "tensorboard": ("cli/train.py",),
+    "onnxruntime": ("allocate/policy.py",),
+    "onnx": ("train/onnx_file.py", "cli/train.py"),
 }
 """Third-party package -> the only places that may import it."""
 

@@ -4,7 +4,8 @@
     python tools/build_zoo.py train --text books.txt.xz --folder zoo/ --minutes 5
     python tools/build_zoo.py calibrate --folder zoo/ --calibration groups_merged.txt --calibration c4.utf8 [MODEL.gguf ...]
 
-`calibrate` leaves one small npz a model in FOLDER/cases: its 11 features and the predicted KL of every tensor in every type. Models
+`calibrate` leaves one small npz a model in FOLDER/cases: its 11 features and the predicted KL of every tensor in every type; and what rivals of the
+policy see of it in FOLDER/rivals. Models
 of other makers may be named as well. What is finished is not done again.
 """
 
@@ -58,13 +59,17 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     cases = options.folder / "cases"
     cases.mkdir(exist_ok=True)
+    rivals_folder = options.folder / "rivals"
+    rivals_folder.mkdir(exist_ok=True)
     for model in options.models or [options.folder / f"{name}.gguf" for name in ZOO]:
         path = cases / f"{model.stem}.npz"
         if not path.exists() and model.exists():
             started = time.perf_counter()
-            measure_case(
+            case, rivals = measure_case(
                 model, options.calibration, options.device, options.folder / "cache", options.threads, options.effort
-            ).save(path)
+            )
+            rivals.save(rivals_folder / path.name)
+            case.save(path)  # last: a case that is there is whole
             print(f"{model.stem}: calibrated in {time.perf_counter() - started:.0f} s", flush=True)
     return 0
 

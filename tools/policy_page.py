@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How well the allocation policy does, measured and written down.
 
-    python tools/policy_page.py transfer zoo/cases -o docs/results/policy-transfer.json --seeds 5
+    python tools/policy_page.py transfer zoo/cases --rivals zoo/rivals --ablations -o docs/results/policy-transfer.json --seeds 5
     ramp-edge build MODEL --allocator best ... -o out    # and again at other sizes
     python tools/policy_page.py builds out*/build.json --texts 'calibrated on A, measured on B' -o docs/results/policy-builds.json
     python tools/policy_page.py page --builds docs/results/policy-builds.json \\
@@ -18,12 +18,16 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from policy.page import page
 from policy.summary import build_summary
+
+if TYPE_CHECKING:
+    from ramp_edge.train.run import TrainSettings
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -32,6 +36,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     verbs = parser.add_subparsers(dest="verb", required=True)
     run, builds, write = (verbs.add_parser(name) for name in ("transfer", "builds", "page"))
     run.add_argument("cases", type=Path, nargs="+")
+    run.add_argument(
+        "--rivals", type=Path, required=True, help="the folder that tools/build_zoo.py leaves beside the cases"
+    )
+    run.add_argument("--ablations", action="store_true", help="also the trainings with parts left out, seed 0")
     run.add_argument("--seeds", type=int, default=5)
     run.add_argument("--rounds", type=int, default=60)
     run.add_argument("--threads", type=int, default=1)
@@ -53,33 +61,52 @@ def save(path: Path, text: str) -> None:
     partial.replace(path)
 
 
+def ablated(settings: TrainSettings) -> dict[str, TrainSettings]:
+    """Trainings with one part left out, and one that dares more."""
+    plain = replace(settings.reward, worse=0.0, unused=0.0, cliff=0.0)
+    return {
+        "quality alone in the reward": replace(settings, reward=plain),
+        "no demonstrations": replace(settings, demonstrations=0),
+        "ten times the actor's rate": replace(
+            settings, sac=replace(settings.sac, actor_rate=10 * settings.sac.actor_rate)
+        ),
+    }
+
+
 def measure(options: argparse.Namespace) -> None:
     """Fill the record run by run, seed by seed, so that a stop leaves whole rounds of families."""
     import torch
+    from policy.distilled import distilled
     from policy.explained import explained
     from policy.transfer import rivals, transfer
+    from zoo.rivals import load_rivals
 
     from ramp_edge.train.files import read_cases
-    from ramp_edge.train.run import TrainSettings
+    from ramp_edge.train.run import TrainSettings as Settings
 
     torch.set_num_threads(options.threads)
     cases = read_cases(options.cases)
-    settings = TrainSettings(rounds=options.rounds)
+    settings = Settings(rounds=options.rounds)
     record = json.loads(options.output.read_text()) if options.output.exists() else {"runs": []}
     if "rivals" not in record:
         record["models"] = [
             {"name": c.name, "family": c.family, "tensors": len(c.names), "weights": int(c.n_weights.sum())} for c in cases
         ]  # fmt: skip
         record["explained"] = explained(cases)
-        record["rivals"] = rivals(cases)
+        seen = {case.name: load_rivals(options.rivals / f"{case.name}.npz") for case in cases}
+        record["rivals"] = rivals(cases, seen)
+        record["distilled"] = distilled(cases)
         save(options.output, json.dumps(record, indent=1))
-    done = {(r["family"], r["seed"], r["rounds"]) for r in record["runs"]}
-    for seed in range(options.seeds):
+    runs = [("", replace(settings, seed=seed)) for seed in range(options.seeds)]
+    if options.ablations:
+        runs += list(ablated(settings).items())
+    done = {(r["label"], r["family"], r["seed"], r["rounds"]) for r in record["runs"]}
+    for label, chosen in runs:
         for family in sorted({c.family for c in cases}):
-            if (family, seed, settings.rounds) not in done:
-                record["runs"].append(transfer(cases, family, replace(settings, seed=seed)))
+            if (label, family, chosen.seed, chosen.rounds) not in done:
+                record["runs"].append(transfer(cases, family, chosen, label))
                 save(options.output, json.dumps(record, indent=1))
-                print(f"without {family}, seed {seed}: done", flush=True)
+                print(f"{label or 'all'}, without {family}, seed {chosen.seed}: done", flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:

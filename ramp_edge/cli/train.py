@@ -11,9 +11,9 @@ from ramp_edge.errors import UsageError
 
 TRAIN_EXAMPLES = """Examples:
 
-  ramp-edge train zoo/cases -o policy.npz --folder run/
+  ramp-edge train zoo/cases -o policy.onnx --folder run/
 
-  ramp-edge train zoo/cases -o policy.npz --folder run/ --resume
+  ramp-edge train zoo/cases -o policy.onnx --folder run/ --resume
 
   tensorboard --logdir run/
 """
@@ -23,7 +23,7 @@ def train_command(
     cases: Annotated[
         list[Path], typer.Argument(help="Case files of tools/build_zoo.py, or folders of them.", show_default=False)
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The policy to write, .npz.")] = Path("policy.npz"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="The policy to write, ONNX.")] = Path("policy.onnx"),
     folder: Annotated[Path, typer.Option(help="Checkpoint and TensorBoard logs.")] = Path("train"),
     rounds: Annotated[int, typer.Option(help="Rounds of episodes and updates.", min=1)] = 60,
     leave_out: Annotated[
@@ -39,6 +39,7 @@ def train_command(
     from ramp_edge.cli.progress import attached
 
     try:
+        import onnx  # noqa: F401
         import tensorboard  # noqa: F401
     except ImportError as error:
         raise UsageError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from ramp_edge import __version__
 from ramp_edge.allocate.cases import ModelCase, load_case
 from ramp_edge.errors import PolicyFileError, UsageError
 from ramp_edge.events import EventBus
+from ramp_edge.train.onnx_file import write_policy
 from ramp_edge.train.run import Training, TrainSettings, outline_act
 
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -68,5 +68,5 @@ def train(
             "teacher": asdict(training.score(training.evaluation, None)),
         },
     }
-    training.policy(json.loads(json.dumps(record))).save(output)
+    write_policy(output, training.weights(), record)
     return record

@@ -17,7 +17,7 @@ import torch
 
 from ramp_edge.allocate.cases import ModelCase, Task
 from ramp_edge.allocate.episode import N_STATE
-from ramp_edge.allocate.policy import OUTLINE, Policy
+from ramp_edge.allocate.policy import OUTLINE
 from ramp_edge.allocate.reward import RewardWeights
 from ramp_edge.beside import written_beside
 from ramp_edge.errors import ResumeError
@@ -173,10 +173,9 @@ class Training:
         """The actor with the best mean score on the evaluation tasks of the training cases; the untrained one takes part."""
         return self._best_actor or self.sac.actor.state_dict()
 
-    def policy(self, record: Mapping[str, object]) -> Policy:
-        """The best actor as builds run it; `record` is kept with it."""
-        weights = {n: v.numpy().astype(np.float32) for n, v in self.best_actor().items() if not n.startswith("log_std")}
-        return Policy(weights=weights, record=record)
+    def weights(self) -> dict[str, Float32]:
+        """Of the best actor's way to its mean, by torch's names."""
+        return {n: v.numpy().astype(np.float32) for n, v in self.best_actor().items() if not n.startswith("log_std")}
 
     def save(self, path: Path) -> None:
         """The whole state, written beside and renamed."""

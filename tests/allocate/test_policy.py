@@ -4,28 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from ramp_edge.allocate.cases import ModelCase, Task, task_of
 from ramp_edge.allocate.episode import N_STATE
-from ramp_edge.allocate.policy import OUTLINE, Policy, allocate, load_policy
+from ramp_edge.allocate.policy import EDGE, OUTLINE, REACH, RECORD_KEY, VERSION_KEY, Policy, allocate, load_policy
 from ramp_edge.allocate.prices import N_PRICES, StackedLadders, exact_plan, foreseen_kl, price_ladder
 from ramp_edge.allocate.reference import reference_of
 from ramp_edge.errors import PolicyFileError
+from ramp_edge.train.onnx_file import write_policy
 
 Maker = Callable[..., ModelCase]
 
 
-def random_policy(seed: int = 0, scale: float = 0.3) -> Policy:
+def random_weights(seed: int = 0, scale: float = 0.3) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     shapes = {"hidden.0": (16, N_STATE), "hidden.2": (16, 16), "mean": (1, 16)}
     weights = {}
     for name, (rows, columns) in shapes.items():
         weights[f"{name}.weight"] = (scale * rng.standard_normal((rows, columns))).astype(np.float32)
         weights[f"{name}.bias"] = (scale * rng.standard_normal(rows)).astype(np.float32)
-    return Policy(weights=weights, record={"seed": seed})
+    return weights
+
+
+def random_policy(folder: Path, seed: int = 0, scale: float = 0.3) -> Policy:
+    write_policy(folder / "policy.onnx", random_weights(seed, scale), {"seed": seed})
+    return load_policy(folder / "policy.onnx")
 
 
 def middle_task(case: ModelCase, share: float = 0.4) -> Task:
@@ -36,55 +44,83 @@ def middle_task(case: ModelCase, share: float = 0.4) -> Task:
     return task
 
 
-def test_a_policy_survives_its_file(tmp_path: Path) -> None:
-    policy = random_policy()
-    policy.save(tmp_path / "p.npz")
-    again = load_policy(tmp_path / "p.npz")
+def test_a_policy_s_file_says_what_its_weights_say(tmp_path: Path) -> None:
+    policy = random_policy(tmp_path)
+    weights = {k: v.astype(np.float64) for k, v in random_weights().items()}
     states = np.random.default_rng(1).standard_normal((50, N_STATE)).astype(np.float32)
-    np.testing.assert_array_equal(again.act(states), policy.act(states))
-    assert again.record["seed"] == 0
-    assert [p.name for p in tmp_path.iterdir()] == ["p.npz"]
+    h = states.astype(np.float64)
+    for layer in ("hidden.0", "hidden.2"):
+        z = h @ weights[f"{layer}.weight"].T + weights[f"{layer}.bias"]
+        h = z / (1.0 + np.exp(-z))
+    moved = np.tanh(h @ weights["mean.weight"].T + weights["mean.bias"])[:, 0]
+    start = (0.5 * (states[:, OUTLINE].astype(np.float64) + 1.0)).clip(EDGE, 1.0 - EDGE)
+    expected = 1.0 / (1.0 + np.exp(-(np.log(start / (1.0 - start)) + REACH * moved)))
+    np.testing.assert_allclose(policy.act(states), expected, atol=2e-6)
+    assert policy.record == {"seed": 0}
+    assert [p.name for p in tmp_path.iterdir()] == ["policy.onnx"]
+
+
+def altered(path: Path, change: Callable[[onnx.ModelProto], None]) -> Path:
+    model = onnx.load(path)
+    change(model)
+    onnx.save(model, path)
+    return path
+
+
+def set_property(model: onnx.ModelProto, key: str, value: str | None) -> None:
+    kept = {p.key: p.value for p in model.metadata_props if p.key != key} | ({} if value is None else {key: value})
+    onnx.helper.set_model_props(model, kept)
 
 
 def test_files_that_are_no_policy_say_why(tmp_path: Path) -> None:
     with pytest.raises(PolicyFileError, match="no such file"):
-        load_policy(tmp_path / "absent.npz")
-    (tmp_path / "text.npz").write_text("weights")
+        load_policy(tmp_path / "absent.onnx")
+    (tmp_path / "text.onnx").write_text("weights")
     with pytest.raises(PolicyFileError, match="is no policy"):
-        load_policy(tmp_path / "text.npz")
-    policy = random_policy()
-    short = {k: v for k, v in policy.weights.items() if k != "mean.bias"}
-    Policy(weights=short, record={}).save(tmp_path / "short.npz")
-    with pytest.raises(PolicyFileError, match=r"lacks mean\.bias"):
-        load_policy(tmp_path / "short.npz")
-    narrow = {**policy.weights, "hidden.0.weight": policy.weights["hidden.0.weight"][:, :-1]}
-    Policy(weights=narrow, record={}).save(tmp_path / "narrow.npz")
-    with pytest.raises(PolicyFileError, match=f"state of {N_STATE}"):
-        load_policy(tmp_path / "narrow.npz")
-    nan = {**policy.weights, "mean.bias": np.array([np.nan], np.float32)}
-    Policy(weights=nan, record={}).save(tmp_path / "nan.npz")
-    with pytest.raises(PolicyFileError, match="not finite"):
-        load_policy(tmp_path / "nan.npz")
-    np.savez(tmp_path / "newer.npz", record='{"version": 99}')
+        load_policy(tmp_path / "text.onnx")
+    path = random_policy(tmp_path).path
+    half = path.read_bytes()
+    (tmp_path / "half.onnx").write_bytes(half[: len(half) // 2])
+    with pytest.raises(PolicyFileError, match="is no policy"):
+        load_policy(tmp_path / "half.onnx")
     with pytest.raises(PolicyFileError, match="version 99"):
-        load_policy(tmp_path / "newer.npz")
+        load_policy(altered(path, lambda model: set_property(model, VERSION_KEY, "99")))
+    with pytest.raises(PolicyFileError, match=r"no policy of ramp-edge"):
+        load_policy(altered(path, lambda model: set_property(model, VERSION_KEY, None)))
+    path = random_policy(tmp_path).path
+    with pytest.raises(PolicyFileError, match="is no policy"):
+        load_policy(altered(path, lambda model: set_property(model, RECORD_KEY, "{")))
+    path = random_policy(tmp_path).path
+
+    def rename(model: onnx.ModelProto) -> None:
+        model.graph.output[0].name = "logit"
+
+    with pytest.raises(PolicyFileError, match=f"state of {N_STATE} numbers"):
+        load_policy(altered(path, rename))
 
 
-def test_a_policy_that_learned_nothing_is_its_outline(make_case: Maker) -> None:
+def test_weights_that_are_no_numbers_end_the_allocation(make_case: Maker, tmp_path: Path) -> None:
+    weights = {**random_weights(), "mean.bias": np.array([np.nan], np.float32)}
+    write_policy(tmp_path / "nan.onnx", weights, {})
+    with pytest.raises(PolicyFileError, match="not one number"):
+        allocate(load_policy(tmp_path / "nan.onnx"), middle_task(make_case(5, 1)))
+
+
+def test_a_policy_that_learned_nothing_is_its_outline(make_case: Maker, tmp_path: Path) -> None:
     states = np.zeros((40, N_STATE), np.float32)
     states[:, OUTLINE] = np.linspace(-0.95, 0.95, 40)
-    nothing = random_policy(scale=0.0)
+    nothing = random_policy(tmp_path, scale=0.0)
     np.testing.assert_allclose(nothing.act(states), 0.5 * (states[:, OUTLINE] + 1.0), atol=1e-6)
     task = middle_task(make_case(20, 1))
     assert allocate(nothing, task) == allocate(None, task)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_plans_of_any_policy_keep_the_budget(seed: int, make_case: Maker) -> None:
+def test_plans_of_any_policy_keep_the_budget(seed: int, make_case: Maker, tmp_path: Path) -> None:
     case = make_case(15, seed)
     for share in (0.0, 0.3, 0.7, 1.0):
         task = middle_task(case, share)
-        types = allocate(random_policy(seed, 3.0), task)
+        types = allocate(random_policy(tmp_path, seed, 3.0), task)
         columns = np.array([task.types.index(types[name]) for name in task.names])
         assert task.total(task.size_bytes, columns) <= task.max_bytes
         assert task.legal[np.arange(15), columns].all()

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from ramp_edge.allocate.episode import N_STATE
-from ramp_edge.allocate.policy import Policy
 from ramp_edge.build import build
 from ramp_edge.codec.types import QuantType
 from ramp_edge.errors import PolicyFileError
 from ramp_edge.events import EventBus
 from ramp_edge.pipeline.request import AllocatorChoice, BuildRequest, Effort
+from ramp_edge.train.onnx_file import write_policy
 
 Make = Callable[..., BuildRequest]
 
@@ -30,7 +30,7 @@ def policy_file(path: Path, bias: float) -> Path:
         "mean.weight": np.zeros((1, 4)),
         "mean.bias": np.full(1, bias),
     }
-    Policy(weights={n: v.astype(np.float32) for n, v in weights.items()}, record={}).save(path)
+    write_policy(path, weights, {})
     return path
 
 
@@ -48,7 +48,7 @@ def test_the_policy_s_build_needs_no_gradients(
 
 
 def test_best_measures_the_knapsack_and_the_policy(tiny_request: Make, tmp_path: Path) -> None:
-    policy = policy_file(tmp_path / "down.npz", -3.0)
+    policy = policy_file(tmp_path / "down.onnx", -3.0)
     record = build(tiny_request(allocator=AllocatorChoice.BEST, policy=policy, effort=Effort.BALANCED), EventBus())
     measured = {c.origin: c for c in record.candidates if c.codec == "feedback" and c.evaluation is not None}
     assert set(measured) == {"knapsack", "ramp"}
@@ -62,7 +62,7 @@ def test_a_policy_decides_the_types(tiny_request: Make, tmp_path: Path) -> None:
     plans = {}
     for name, bias in (("down", -3.0), ("up", 3.0)):
         request = tiny_request(
-            allocator=AllocatorChoice.RAMP, policy=policy_file(tmp_path / f"{name}.npz", bias), dry_run=True
+            allocator=AllocatorChoice.RAMP, policy=policy_file(tmp_path / f"{name}.onnx", bias), dry_run=True
         )
         record = build(request, EventBus())
         plans[name] = [QuantType[t.type].bits_per_weight for t in record.tensors if t.kept_reason is None]
@@ -78,9 +78,9 @@ def test_presets_alone(tiny_request: Make) -> None:
 
 
 def test_a_file_that_is_no_policy_ends_the_build(tiny_request: Make, tmp_path: Path) -> None:
-    (tmp_path / "p.npz").write_text("not weights")
+    (tmp_path / "p.onnx").write_text("not weights")
     with pytest.raises(PolicyFileError, match="no policy"):
-        build(tiny_request(allocator=AllocatorChoice.RAMP, policy=tmp_path / "p.npz", dry_run=True), EventBus())
+        build(tiny_request(allocator=AllocatorChoice.RAMP, policy=tmp_path / "p.onnx", dry_run=True), EventBus())
 
 
 def test_a_limit_on_speed_is_kept(tiny_request: Make) -> None:

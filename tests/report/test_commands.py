@@ -24,7 +24,7 @@ Folder = Callable[..., Path]
         ({"fold": Fold.OFF, "tune": 150, "allocator": AllocatorChoice.BEST}, ["--allocator", "best", "--tune", "150", "--fold", "off"]),
         ({"effort": Effort.FAST}, ["--effort", "fast"]),
         ({"effort": Effort.FAST, "fold": Fold.AUTO}, ["--effort", "fast", "--fold", "auto"]),
-        ({"allocator": AllocatorChoice.RAMP, "policy": Path("p.npz")}, ["--allocator", "ramp", "--policy", "p.npz"]),
+        ({"allocator": AllocatorChoice.RAMP, "policy": Path("p.onnx")}, ["--allocator", "ramp", "--policy", "p.onnx"]),
     ],
 )  # fmt: skip
 def test_every_option_that_changes_a_build_is_in_the_command(

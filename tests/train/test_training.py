@@ -159,23 +159,21 @@ def test_a_checkpoint_of_other_settings_is_refused(cases: list[ModelCase], tmp_p
         Training(cases[:2], SETTINGS, EventBus()).resume(tmp_path / "c.pt")
 
 
-def test_a_run_writes_a_policy_that_numpy_runs_like_torch(cases: list[ModelCase], tmp_path: Path) -> None:
+def test_a_run_writes_a_policy_that_runs_as_it_was_trained(cases: list[ModelCase], tmp_path: Path) -> None:
     # Actors that have moved away from the outline show a difference if there is one.
     settings = replace(SETTINGS, sac=replace(SETTINGS.sac, actor_rate=1e-2), critic_rounds=1)
-    record = train(cases, settings, tmp_path / "run", tmp_path / "p.npz", EventBus(), resume=False)
+    record = train(cases, settings, tmp_path / "run", tmp_path / "p.onnx", EventBus(), resume=False)
     scores = record["kl_over_knapsack"]
     assert isinstance(scores, dict)
     assert scores["policy"]["mean"] <= scores["outline"]["mean"] + 1e-12, "the untrained actor takes part in the choice"
-    policy = load_policy(tmp_path / "p.npz")
+    policy = load_policy(tmp_path / "p.onnx")
     assert [c["name"] for c in policy.record["cases"]] == [c.name for c in cases]
     assert policy.record["settings"]["seed"] == 0
     training = Training(cases, settings, EventBus())
     training.run(nothing)
     states = np.random.default_rng(0).uniform(-1, 1, (64, N_STATE)).astype(np.float32)
-    own = training.policy({})
     training.sac.actor.load_state_dict(dict(training.best_actor()))
-    np.testing.assert_allclose(own.act(states), training.act(states), atol=1e-6)
-    np.testing.assert_allclose(policy.act(states), own.act(states), atol=1e-6)
+    np.testing.assert_allclose(policy.act(states), training.act(states), atol=2e-6)
     assert any(p.name.startswith("events.out.tfevents") for p in (tmp_path / "run").iterdir())
 
 

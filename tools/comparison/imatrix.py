@@ -36,8 +36,11 @@ def weighted_error(
         weight = importance.get(name)
         squares = np.ones(tensor.n_cols, np.float32) if weight is None else weight
         scale = tensor.n_rows / len(rows)
+        # llama.cpp weighs no output matrix, but codebook types cannot do without: all columns alike.
         return {
-            t: scale * float(((rows - round_trip(t, rows, weight)) ** 2 @ squares).sum()) for t in legal[name].types
+            t: scale
+            * float(((rows - round_trip(t, rows, squares if t.needs_imatrix else weight)) ** 2 @ squares).sum())
+            for t in legal[name].types
         }
 
     with ThreadPoolExecutor(threads) as pool:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from zoo.rivals import Rivals
 
-from ramp_edge.allocate.cases import ModelCase
+from ramp_edge.allocate.cases import ModelCase, task_of
+from ramp_edge.allocate.prices import exact_plan, foreseen_kl
+from ramp_edge.allocate.reference import reference_of
 from ramp_edge.allocate.reward import RewardWeights
 from ramp_edge.events import EventBus
+from ramp_edge.records import NOISE_SCALE
 from ramp_edge.train.rollout import Arena
 from ramp_edge.train.run import Training, TrainSettings, evaluation_tasks, outline_act
 
@@ -69,11 +73,69 @@ def evolved_ratios(arena: Arena, seed: int) -> list[float]:
     return [float(v) for v in score]
 
 
-def rivals(cases: Sequence[ModelCase]) -> dict[str, Any]:
+def knapsack_ratios(arena: Arena, tables: Mapping[str, Float64]) -> list[float]:
+    """The knapsack on some other table of every model [n_tensors, n_types]: what its plan costs by the true table."""
+    out = []
+    for task, reference in zip(arena.tasks, arena.references, strict=True):
+        assert task.kl is not None
+        plan = exact_plan(np.where(task.legal, tables[task.name], np.nan), task)
+        out.append(task.total(task.kl, plan) / reference.kl)
+    return out
+
+
+def ablation_tables(cases: Sequence[ModelCase]) -> dict[str, dict[str, Float64]]:
+    """What the outline foresees, with parts of it left out."""
+    usual = usual_errors(cases)
+
+    def table(case: ModelCase, *, noise: bool, own_errors: bool) -> Float64:
+        per_weight = np.exp(case.features[:, 0].astype(np.float64) / NOISE_SCALE) if noise else np.ones(len(case.names))
+        errors = case.relative_kl if own_errors else np.where(np.isfinite(case.relative_kl), usual[case.family], np.nan)
+        return np.asarray((per_weight * case.n_weights)[:, None] * errors, np.float64)
+
+    return {
+        "outline without each tensor's own type errors": {
+            c.name: table(c, noise=True, own_errors=False) for c in cases
+        },
+        "outline without noise": {c.name: table(c, noise=False, own_errors=True) for c in cases},
+    }
+
+
+def usual_errors(cases: Sequence[ModelCase]) -> dict[str, Float64]:
+    """Family -> geometric mean error of each type [n_types] over the tensors of all other families."""
+    out = {}
+    for family in {c.family for c in cases}:
+        logs = np.concatenate([np.log(c.relative_kl) for c in cases if c.family != family])
+        out[family] = np.exp(np.nanmean(logs, axis=0))
+    return out
+
+
+def preset_comparison(cases: Sequence[ModelCase], seen: Mapping[str, Rivals]) -> list[dict[str, Any]]:
+    """Every stock preset as an allocation, all of it coded with error feedback: KL of knapsack and outline at its bytes, over its KL."""
+    out = []
+    for case in cases:
+        sizes, rows = case.size_bytes(), np.arange(len(case.names))
+        for name, columns in zip(seen[case.name].preset_names, seen[case.name].presets, strict=True):
+            if (columns < 0).any() or not np.isfinite(case.kl[rows, columns]).all():
+                continue  # a type that the table does not hold
+            task = task_of(case, int(sizes[rows, columns].sum()))
+            assert task is not None and task.kl is not None
+            kl = float(case.kl[rows, columns].sum())
+            outline = task.total(task.kl, exact_plan(foreseen_kl(task), task))
+            out.append(
+                {"case": case.name, "preset": name, "outline": outline / kl, "knapsack": reference_of(task).kl / kl}
+            )
+    return out
+
+
+def rivals(cases: Sequence[ModelCase], seen: Mapping[str, Rivals]) -> dict[str, Any]:
     """What needs no training, for every case: ratios at the evaluated budgets."""
     arena = Arena(evaluation_tasks(cases), RewardWeights())
     bits = 8 * arena.table.max_bytes / arena.table.rest_weights[:, 0]
     return {
+        "imatrix": knapsack_ratios(arena, {name: of.imatrix for name, of in seen.items()}),
+        "data_free": knapsack_ratios(arena, {name: of.data_free for name, of in seen.items()}),
+        "ablations": {name: knapsack_ratios(arena, tables) for name, tables in ablation_tables(cases).items()},
+        "presets": preset_comparison(cases, seen),
         "cases": [task.name for task in arena.tasks],
         "bits": [float(b) for b in bits],
         "random": random_ratios(arena, 0),
@@ -84,7 +146,7 @@ def rivals(cases: Sequence[ModelCase]) -> dict[str, Any]:
     }
 
 
-def transfer(cases: Sequence[ModelCase], family: str, settings: TrainSettings) -> dict[str, Any]:
+def transfer(cases: Sequence[ModelCase], family: str, settings: TrainSettings, label: str = "") -> dict[str, Any]:
     """Train without `family`, then allocate its models: with the last actor and with the one that its training cases like best."""
     curve: dict[str, list[list[float]]] = {}
     training = Training([c for c in cases if c.family != family], settings, EventBus())
@@ -98,6 +160,7 @@ def transfer(cases: Sequence[ModelCase], family: str, settings: TrainSettings) -
     last = ratios(arena, training.act)
     training.sac.actor.load_state_dict(dict(training.best_actor()))
     return {
+        "label": label,
         "family": family,
         "seed": settings.seed,
         "rounds": settings.rounds,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from comparison.imatrix import weighted_error
 
 from ramp_edge.allocate.cases import ModelCase
 from ramp_edge.codec.types import FLOAT_TYPES, QuantType
@@ -15,16 +17,19 @@ from ramp_edge.events import EventBus
 from ramp_edge.model.architecture import architecture_facts
 from ramp_edge.model.gguf_file import open_inventory
 from ramp_edge.pipeline.budget import legal_choices
-from ramp_edge.pipeline.calibration import calibrate, prepare_text
+from ramp_edge.pipeline.calibration import calibrate, forward_moments, load_rows, prepare_text
 from ramp_edge.pipeline.features import policy_features
 from ramp_edge.pipeline.request import EFFORTS, BuildRequest, Effort
 from ramp_edge.pipeline.texts import cut_texts, read_texts
 from ramp_edge.profile.load import load_target
 from ramp_edge.records import ErrorTable, ModelFeatures, ModelInventory, Role
+from zoo.rivals import Rivals, measure_rivals
 
 
-def measure_case(model: Path, texts: list[Path], device: str, cache: Path, threads: int, effort: Effort) -> ModelCase:
-    """Calibrate a model (or find it in `cache`) and gather its case."""
+def measure_case(
+    model: Path, texts: list[Path], device: str, cache: Path, threads: int, effort: Effort
+) -> tuple[ModelCase, Rivals]:
+    """Calibrate a model (or find it in `cache`) and gather its case, and what rivals see of it."""
     os.environ["RAMP_EDGE_CACHE"] = str(cache)
     events = EventBus()
     request = BuildRequest(
@@ -46,8 +51,11 @@ def measure_case(model: Path, texts: list[Path], device: str, cache: Path, threa
         done = calibrate(request, inventory, facts, tensors, legal, text, target.backend, pool, events)
         search = EFFORTS[effort].search
         features = policy_features(inventory, facts, tensors, done.store, legal, target.backend, search, pool, events)
+        moments = forward_moments(inventory, done.store)
+        weighted = weighted_error(inventory, moments, legal, partial(load_rows, tensors), threads)
     types = sorted((t for t in target.types if t not in FLOAT_TYPES), key=lambda t: (t.bits_per_weight, int(t)))
-    return gather(inventory, features, done.table, types)
+    rivals = measure_rivals(inventory, tensors, legal, weighted, features.names, types)
+    return gather(inventory, features, done.table, types), rivals
 
 
 def gather(

@@ -1,0 +1,70 @@
+"""The knapsack distilled without any reinforcement: what foreseen KL lacks, by ridge regression on the features and the tensor's role."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ramp_edge.allocate.cases import ModelCase
+from ramp_edge.allocate.prices import exact_plan, foreseen_kl
+from ramp_edge.allocate.reference import reference_of
+from ramp_edge.train.run import evaluation_tasks
+
+Float64 = npt.NDArray[np.float64]
+RIDGES = (0.03, 0.3, 3.0)
+
+
+def _role(name: str) -> str:
+    return name.split(".")[2] if name.startswith("blk.") else name
+
+
+def _columns(case: ModelCase, roles: Sequence[str]) -> Float64:
+    """[n_tensors, 11 + roles], centred by share of the weights."""
+    own = np.array([[_role(n) == role for role in roles] for n in case.names], np.float64)
+    x = np.concatenate([case.features.astype(np.float64), own], axis=1)
+    return np.asarray(x - _share(case) @ x, np.float64)
+
+
+def _share(case: ModelCase) -> Float64:
+    return np.asarray(case.n_weights / case.n_weights.sum(), np.float64)
+
+
+def _foreseen(case: ModelCase) -> Float64:
+    task = evaluation_tasks([case])[0]
+    return foreseen_kl(task)
+
+
+def _missing(case: ModelCase) -> Float64:
+    """ln(predicted / foreseen KL) [n_tensors], mean over types, centred."""
+    gap = np.nanmean(np.log(case.kl) - np.log(_foreseen(case)), axis=1)
+    return np.asarray(gap - _share(case) @ gap, np.float64)
+
+
+def _ratios(case: ModelCase, correction: Float64) -> list[float]:
+    out = []
+    for task in evaluation_tasks([case]):
+        assert task.kl is not None
+        plan = exact_plan(foreseen_kl(task) * np.exp(correction)[:, None], task)
+        out.append(task.total(task.kl, plan) / reference_of(task).kl)
+    return out
+
+
+def distilled(cases: Sequence[ModelCase]) -> list[dict[str, Any]]:
+    """Per strength of the ridge: ratios to the knapsack on the families learned from and on the one left out, over all families."""
+    roles = sorted({_role(n) for case in cases for n in case.names})
+    out = []
+    for ridge in RIDGES:
+        learned: list[float] = []
+        left_out: list[float] = []
+        for family in sorted({c.family for c in cases}):
+            taught = [c for c in cases if c.family != family]
+            x = np.concatenate([_columns(c, roles) * np.sqrt(_share(c))[:, None] for c in taught])
+            y = np.concatenate([_missing(c) * np.sqrt(_share(c)) for c in taught])
+            beta = np.linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ y)
+            for case in cases:
+                (left_out if case.family == family else learned).extend(_ratios(case, _columns(case, roles) @ beta))
+        out.append({"ridge": ridge, "learned": learned, "left_out": left_out})
+    return out

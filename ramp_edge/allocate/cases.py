@@ -17,6 +17,8 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 _VERSION = 2
+_SECONDS_PRICES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 16.0)
+"""What the share of the seconds may count beside the share of the bytes, in the search for a reserve plan."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,13 +141,28 @@ def smallest_columns(size_bytes: Int64, legal: npt.NDArray[np.bool_]) -> Int64:
 def reserve_plan(
     size_bytes: Int64, seconds: Float64, legal: npt.NDArray[np.bool_], max_bytes: int, max_seconds: float
 ) -> Int64 | None:
-    """Columns [n_tensors] of a plan within both limits, of the fewest bytes among those tried; None where there is none."""
+    """Columns [n_tensors] of a plan within both limits that leaves much of either; None where there is none.
+
+    Under a limit on seconds the smallest types alone would not do: they may be the slowest, and what they take is kept free from all before them.
+    """
     smallest = smallest_columns(size_bytes, legal)
     rows = np.arange(len(legal))
     if size_bytes[rows, smallest].sum() > max_bytes:
         return None
-    if seconds[rows, smallest].sum() <= max_seconds:
+    if not np.isfinite(max_seconds):
         return smallest
+    best: Int64 | None = None
+    least = 1.0
+    for price in _SECONDS_PRICES:
+        cost = size_bytes / max(max_bytes, 1) + price * seconds / max(max_seconds, 1e-30)
+        columns = np.where(legal, cost, np.inf).argmin(axis=1)
+        taken = max(
+            size_bytes[rows, columns].sum() / max(max_bytes, 1), seconds[rows, columns].sum() / max(max_seconds, 1e-30)
+        )
+        if taken <= least:
+            best, least = columns.astype(np.int64), taken
+    if best is not None:
+        return best
     items = [
         Item(
             # Bytes stand for KL: the plan keeps the seconds with as few bytes as it can.

@@ -156,6 +156,7 @@ class Episodes:
         n = len(self.rows)
         self.used, self.used_seconds, self.forced = np.zeros(n), np.zeros(n), np.zeros(n)
         self.columns = np.full((n, table.legal.shape[1]), -1, np.int64)
+        self._answer: tuple[int, Int64, Float64] | None = None
 
     @property
     def active(self) -> npt.NDArray[np.bool_]:
@@ -179,6 +180,13 @@ class Episodes:
             t.legal[r, at] & (t.size[r, at] <= room[:, None]) & (t.seconds[r, at] <= slack[:, None]), np.bool_
         )
 
+    def _outline(self) -> tuple[Int64, Float64]:
+        """(columns, ln of the price) [n] that the outline gives the tensor at hand."""
+        t, r, at = self.table, self.rows, self.at
+        if self._answer is None or self._answer[0] != at:
+            self._answer = (at, *t.ladders.look_up(r, at, t.max_bytes[r] - self.used))
+        return self._answer[1], self._answer[2]
+
     def observe(self) -> Float32:
         """float32 [n, N_STATE]; zeros where the episode is over."""
         t, r, at = self.table, self.rows, self.at
@@ -198,7 +206,7 @@ class Episodes:
         seconds = np.where(
             limit, (np.where(limit, t.max_seconds[r], 0.0) - self.used_seconds) / wanted_s, _MOST_SECONDS
         )
-        outline, price = t.ladders.look_up(r, at, t.max_bytes[r] - self.used)
+        outline, price = self._outline()
         margin = (t.log_kl_per_byte[r, at] - price) / (2 * np.log(2.0))
         columns = (
             _scaled(budget),
@@ -228,6 +236,8 @@ class Episodes:
         taken = np.full(len(self.rows), -1, np.int64)
         if active.any():
             ties = t.tie_break[self.rows[active], self.at]
+            # Among types of equal bits the outline's own comes first: it may be the faster one where seconds are short.
+            ties[np.arange(len(ties)), self._outline()[0][active]] = -1e-9
             taken[active] = nearest(bits_of(np.asarray(actions)[active]), t.type_bits, ties, allowed[active])
             self._take(taken, allowed, active)
         self.at += 1

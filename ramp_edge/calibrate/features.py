@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ramp_edge.calibrate.decoder import TensorLoader
 from ramp_edge.calibrate.feature_list import FEATURES
 from ramp_edge.calibrate.noise import RoundingNoise
-from ramp_edge.calibrate.store import EMBEDDING_SITE, HEAD_SITE, TIED_SITE, CalibrationStore, site_of
+from ramp_edge.calibrate.store import EMBEDDING_SITE, TIED_FORWARD_SITE, TIED_SITE, CalibrationStore, site_of
 from ramp_edge.events import EventBus
 from ramp_edge.feedback_root import feedback_root
 from ramp_edge.records import ModelInventory, Role, TensorInfo
@@ -135,8 +135,7 @@ def model_features(
     with events.stage("features", total=len(tensors), unit="tensors") as stage:
         for tensor in tensors:
             name = site_of(tensor, tied=inventory.tied_embedding)
-            # Moments of an input embedding come from gradients: a tied one is looked at as the output alone.
-            name = HEAD_SITE if name == TIED_SITE else name
+            name = TIED_FORWARD_SITE if name == TIED_SITE else name
             known = name is not None and name != EMBEDDING_SITE
             key = name if known and name is not None else f"unknown {tensor.n_cols}"
             if key not in sites:

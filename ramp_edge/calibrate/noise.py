@@ -11,19 +11,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ramp_edge.calibrate.activations import rounding_errors
 from ramp_edge.calibrate.decoder import LINEAR_PARTS, DecoderModel, Layer
-from ramp_edge.calibrate.store import HEAD_SITE, CalibrationStore, site_of
+from ramp_edge.calibrate.store import HEAD_SITE, TIED_FORWARD_SITE, CalibrationStore, site_of
 from ramp_edge.codec.activations import ACTIVATION_BLOCKS
 from ramp_edge.events import EventBus
 from ramp_edge.feedback_root import FeedbackRoot, feedback_root
 from ramp_edge.plain_rounding import rounding_error
 from ramp_edge.records import TensorInfo
 
+Float32 = npt.NDArray[np.float32]
 NOISE_SEQUENCES, NOISE_TOKENS = 4, 128
 _STRIP_ROWS = 8192
 _HEAD_TOKENS = 128
@@ -48,29 +51,6 @@ def _change(out: Tensor, base: Tensor) -> float:
     return float(((out - base).square().sum(-1) / base.square().sum(-1).clamp_min(_TINY)).mean())
 
 
-class _Roots:
-    """Factors of a block's inputs, shared by the layers that have one; those of one block are kept."""
-
-    def __init__(self, store: CalibrationStore) -> None:
-        self._store = store
-        self._known: dict[str, FeedbackRoot] = {}
-
-    def handed_on(self, tensor: TensorInfo, errors: Tensor) -> Tensor:
-        """Errors [n_rows, n_cols] of plain rounding as feedback leaves them."""
-        site = site_of(tensor, tied=False)
-        assert site is not None
-        return self.of(site).handed_on(errors)
-
-    def of(self, site: str) -> FeedbackRoot:
-        if site not in self._known:
-            self._known[site] = feedback_root(self._store.moments(site))
-        return self._known[site]
-
-    def forget(self) -> None:
-        """Before the next block."""
-        self._known.clear()
-
-
 def _disturbed(layer: Layer, hidden: Tensor, errors: Mapping[str, Tensor]) -> Tensor:
     """The block's output with these errors [n_rows, n_cols] in its weights."""
 
@@ -92,11 +72,12 @@ def _kl(p: Tensor, change: Tensor) -> Tensor:
 
 @torch.no_grad()
 def noise_pass(model: DecoderModel, store: CalibrationStore, events: EventBus) -> RoundingNoise:
-    """Needs `moments_pass` on the same store."""
+    """Needs `moments_pass` on the same store; leaves the moments of a tied embedding there."""
     inventory = model.inventory
     n_layer = inventory.hyper.n_layer
     clean = store.load_hidden("input.0")[:NOISE_SEQUENCES, :NOISE_TOKENS]
-    streams = [clean + rounding_error(clean)]
+    embedding_error = rounding_error(clean)
+    streams = [clean + embedding_error]
     blocks: dict[str, float] = {}
     inputs: dict[str, dict[int, float]] = {}
     with events.stage("noise", total=n_layer + 1, unit="layers") as stage:
@@ -122,8 +103,13 @@ def noise_pass(model: DecoderModel, store: CalibrationStore, events: EventBus) -
         for i, kl in enumerate(stream_kl[1:])
     ]
     kl = {name: noise * per_noise[int(name.split(".")[1])] for name, noise in blocks.items()}
-    kl["token_embd.weight"] = stream_kl[0]
-    kl[model.head_name] = kl.get(model.head_name, 0.0) + head_kl
+    if inventory.tied_embedding:
+        moments, kl[model.head_name] = _tied(
+            store.moments(HEAD_SITE), embedding_error.flatten(0, 1), stream_kl[0], head_kl
+        )
+        store.save(f"{TIED_FORWARD_SITE}.moments", moments)
+    else:
+        kl |= {"token_embd.weight": stream_kl[0], model.head_name: head_kl}
     return RoundingNoise(kl=kl, blocks=blocks, inputs=inputs)
 
 
@@ -151,14 +137,32 @@ def _errors(layer: Layer, tensors: Sequence[TensorInfo], store: CalibrationStore
     return out
 
 
+def _tied(moments: Float32, errors: Tensor, as_input: float, as_output: float) -> tuple[Float32, float]:
+    """(what an error in a row of a tied embedding costs, in one matrix [n_embd, n_embd]; KL of rounding it with feedback on that matrix).
+
+    Plain rounding's errors e [n_tokens, n_embd] of the text's own rows cost KL as input and as output. As input every direction is taken to
+    cost the same; as output the hidden states that the matrix meets decide, H. So a row costs a e H e^T + b |e|^2, a and b from those two.
+    """
+    h = torch.from_numpy(moments)
+    out_unit = float(((errors @ h) * errors).sum(-1).mean())
+    in_unit = float(errors.square().sum(-1).mean())
+    if min(out_unit, in_unit, as_output, as_input) <= 0.0:
+        return moments, as_input + as_output
+    a, b = as_output / out_unit, as_input / in_unit
+    both = moments + b / a * np.eye(len(moments), dtype=np.float32)
+    price = torch.from_numpy(feedback_root(both).price())
+    return both, a * float((errors.square() @ price).mean())
+
+
 def _head(
     model: DecoderModel, clean: Tensor, streams: Sequence[Tensor], store: CalibrationStore
 ) -> tuple[list[float], float, dict[int, float]]:
     """(KL of each disturbed stream, KL of a rounded output matrix, both per token; its entry of `RoundingNoise.inputs`)."""
     weight = model.head()
-    root = feedback_root(store.moments(HEAD_SITE))
-    strips = torch.split(weight, _STRIP_ROWS)
-    error = torch.cat([root.handed_on(rounding_error(strip)).to(weight.dtype) for strip in strips])
+    # What feedback does for a tied matrix depends on both its sides: here plain rounding, the rest in `_tied`.
+    root = None if model.inventory.tied_embedding else feedback_root(store.moments(HEAD_SITE))
+    plain = (rounding_error(strip) for strip in torch.split(weight, _STRIP_ROWS))
+    error = torch.cat([(e if root is None else root.handed_on(e)).to(weight.dtype) for e in plain])
     states = model.final_norm(clean).flatten(0, 1)
     changes = [model.final_norm(stream).flatten(0, 1) - states for stream in streams]
     sums = torch.zeros(len(streams) + 1, dtype=torch.float64)

@@ -37,6 +37,8 @@ HEAD_SITE = "head"
 EMBEDDING_SITE = "embedding"
 TIED_SITE = "tied"
 """What an error in a row of a tied embedding costs as output and as input, in one matrix (`fisher.py`)."""
+TIED_FORWARD_SITE = "tied_forward"
+"""The same as far as forward passes know it (`noise.py`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

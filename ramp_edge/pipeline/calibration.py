@@ -22,6 +22,7 @@ from ramp_edge.calibrate.moments import moments_pass
 from ramp_edge.calibrate.store import (
     EMBEDDING_SITE,
     HEAD_SITE,
+    TIED_FORWARD_SITE,
     TIED_SITE,
     CalibrationSettings,
     CalibrationStore,
@@ -238,10 +239,12 @@ def _sites(inventory: ModelInventory) -> set[str]:
 
 
 def _known_site(name: str, inventory: ModelInventory, store: CalibrationStore, *, gradients: bool) -> str | None:
-    """Without `gradients`, what a forward pass knows alone, whatever else the cache may hold: of a tied embedding its output side."""
+    """Without `gradients`, what a forward pass knows alone, whatever else the cache may hold: of a tied embedding what the noise pass says of
+    both its sides, before that the output side."""
     site = site_of(inventory.tensor(name), tied=inventory.tied_embedding)
     if not gradients:
-        site = {TIED_SITE: HEAD_SITE, EMBEDDING_SITE: None}.get(site, site) if site is not None else None
+        tied = TIED_FORWARD_SITE if store.has(f"{TIED_FORWARD_SITE}.moments") else HEAD_SITE
+        site = {TIED_SITE: tied, EMBEDDING_SITE: None}.get(site, site) if site is not None else None
     return site if site is not None and store.has(f"{site}.moments") else None
 
 

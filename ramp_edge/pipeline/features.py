@@ -15,7 +15,7 @@ from ramp_edge.calibrate.decoder import DecoderModel
 from ramp_edge.calibrate.feature_list import FEATURES
 from ramp_edge.calibrate.features import execution_order, model_features
 from ramp_edge.calibrate.noise import RoundingNoise, noise_pass
-from ramp_edge.calibrate.store import CalibrationStore
+from ramp_edge.calibrate.store import TIED_FORWARD_SITE, CalibrationStore
 from ramp_edge.codec.activations import ACTIVATION_BLOCKS, activation_block
 from ramp_edge.codec.types import QuantType
 from ramp_edge.events import EventBus
@@ -28,7 +28,7 @@ from ramp_edge.records import ArchitectureFacts, ModelFeatures, ModelInventory, 
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
-FEATURES_VERSION = 2
+FEATURES_VERSION = 3
 """Raise when a feature's meaning changes."""
 
 
@@ -68,9 +68,10 @@ def _values(
     """(the features, what rounding of each tensor's inputs costs by ACTIVATION_BLOCKS, over 4-bit weights' cost)."""
     formulas = "".join(f"{f.name}{f.formula}{f.scale}" for f in FEATURES)
     name = f"features-{_digest(FEATURES_VERSION, formulas)}"
-    store.discard_damaged(name)
+    tied = f"{TIED_FORWARD_SITE}.moments"
+    store.discard_damaged(name, tied)
     width = len(FEATURES)
-    if store.has(name):
+    if store.has(name) and (store.has(tied) or not inventory.tied_embedding):
         held = store.load_float(name)
         if held.shape == (len(order), width + len(ACTIVATION_BLOCKS)) and np.isfinite(held).all():
             return np.ascontiguousarray(held[:, :width]), held[:, width:].astype(np.float64)
@@ -98,7 +99,7 @@ def _type_errors(
 ) -> Float64:
     """[n_tensors, n_types], NaN where a type is not legal."""
     asked = str([[int(t) for t in legal[tensor.name].types] for tensor in order])
-    name = f"type-errors-{_digest(TABLE_VERSION, asked, str(sorted(asdict(search).items())))}"
+    name = f"type-errors-{_digest(FEATURES_VERSION, TABLE_VERSION, asked, str(sorted(asdict(search).items())))}"
     store.discard_damaged(name)
     if store.has(name):
         held = store.load_float(name).astype(np.float64)

@@ -105,14 +105,27 @@ def test_a_tied_embedding_pays_as_input_and_as_output(make_tiny_gguf: Any, decod
             hidden = model.layer(index).forward(hidden)
         as_input = kl(model.logits(tokens), torch.nn.functional.linear(model.final_norm(hidden), model.head()))
     head = model.as_tensor("token_embd.weight", torch.float32)
-    error = feedback_root(store.moments("head")).handed_on(rounding_error(head))
-    logits = model.logits(tokens)
+    h = store.moments("head")
+    both = store.moments("tied_forward")
+    # One number on the diagonal is what the input side adds.
+    ridge = (both - h).diagonal()
+    np.testing.assert_allclose(both - h, np.diag(ridge), atol=1e-4 * ridge.max())
+    np.testing.assert_allclose(ridge, ridge[0], rtol=1e-3)
+    plain = rounding_error(rows).flatten(0, 1).numpy().astype(np.float64)
     with torch.no_grad():
         hidden = rows
         for index in range(model.inventory.hyper.n_layer):
             hidden = model.layer(index).forward(hidden)
-        as_output = kl(logits, torch.nn.functional.linear(model.final_norm(hidden), head + error))
-    assert noise.kl["token_embd.weight"] == pytest.approx(as_input + as_output, rel=0.03)
+        as_output = kl(
+            model.logits(tokens), torch.nn.functional.linear(model.final_norm(hidden), head + rounding_error(head))
+        )
+    out_unit, in_unit = np.einsum("rc,cd,rd->", plain, h, plain), np.square(plain).sum()
+    assert ridge[0] == pytest.approx((as_input / in_unit) / (as_output / out_unit), rel=0.03)
+    price = feedback_root(both).price()
+    expected = as_output * (np.square(plain) @ price).sum() / out_unit
+    assert noise.kl["token_embd.weight"] == pytest.approx(expected, rel=0.03)
+    # Feedback lowers the sum of both, never below what the input side alone costs plain rounding.
+    assert as_input <= noise.kl["token_embd.weight"] <= (as_input + as_output) * 1.01
     assert noise.kl.keys() == {t.name for t in model.inventory.quantizable}
 
 

@@ -4,11 +4,12 @@
     python tools/policy_page.py transfer zoo/cases --rivals zoo/rivals --ablations -o docs/results/policy-transfer.json --seeds 5
     ramp-edge build MODEL --allocator best ... -o out    # and again at other sizes
     python tools/policy_page.py builds out*/build.json --texts 'calibrated on A, measured on B' -o docs/results/policy-builds.json
-    python tools/policy_page.py page --builds docs/results/policy-builds.json \\
-        --transfer docs/results/policy-transfer.json --trials docs/results/policy-trials.json --zoo docs/results/policy-zoo.json -o docs/policy.md
+    python tools/policy_page.py page --builds docs/results/policy-builds.json --tuned docs/results/policy-tuned.json \\
+        --transfer docs/results/policy-transfer.json --trials docs/results/policy-trials.json --zoo docs/results/policy-zoo.json \\
+        --pictures docs/results -o docs/policy.md
 
 `transfer` trains without each family and allocates its models; finished runs in the record are not done again. `page` writes the page from
-the records alone; what has no record is named as not measured.
+the records alone.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -40,15 +41,20 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--rivals", type=Path, required=True, help="the folder that tools/build_zoo.py leaves beside the cases"
     )
     run.add_argument("--ablations", action="store_true", help="also the trainings with parts left out, seed 0")
+    run.add_argument("--pictured", help="the model whose allocation is drawn; default: the last")
     run.add_argument("--seeds", type=int, default=5)
     run.add_argument("--rounds", type=int, default=60)
     run.add_argument("--threads", type=int, default=1)
     builds.add_argument("records", type=Path, nargs="+", help="build.json of builds with --allocator best")
     builds.add_argument("--texts", required=True, help="in words: what was calibrated and measured on")
-    write.add_argument("--transfer", type=Path)
-    write.add_argument("--zoo", type=Path, help="figures of the zoo's training, by model")
-    write.add_argument("--trials", type=Path, help="designs that were tried, one run each")
-    write.add_argument("--builds", type=Path)
+    write.add_argument(
+        "--transfer", type=Path, nargs="+", required=True, help="records of transfer; their runs are joined"
+    )
+    write.add_argument("--zoo", type=Path, required=True, help="figures of the zoo's training, by model")
+    write.add_argument("--trials", type=Path, required=True, help="designs that were tried, one run each")
+    write.add_argument("--builds", type=Path, required=True)
+    write.add_argument("--tuned", type=Path, required=True, help="the same of builds with --tune")
+    write.add_argument("--pictures", type=Path, help="where the pictures go; needs matplotlib")
     for verb in (run, builds, write):
         verb.add_argument("-o", "--output", type=Path, required=True)
     return parser.parse_args(argv)
@@ -78,7 +84,7 @@ def measure(options: argparse.Namespace) -> None:
     import torch
     from policy.distilled import distilled
     from policy.explained import explained
-    from policy.transfer import rivals, transfer
+    from policy.transfer import allocation, rivals, transfer
     from zoo.rivals import load_rivals
 
     from ramp_edge.train.files import read_cases
@@ -97,6 +103,9 @@ def measure(options: argparse.Namespace) -> None:
         record["rivals"] = rivals(cases, seen)
         record["distilled"] = distilled(cases)
         save(options.output, json.dumps(record, indent=1))
+    if "allocation" not in record:
+        record["allocation"] = allocation(next(c for c in cases if c.name == (options.pictured or cases[-1].name)))
+        save(options.output, json.dumps(record, indent=1))
     runs = [("", replace(settings, seed=seed)) for seed in range(options.seeds)]
     if options.ablations:
         runs += list(ablated(settings).items())
@@ -109,6 +118,12 @@ def measure(options: argparse.Namespace) -> None:
                 print(f"{label or 'all'}, without {family}, seed {chosen.seed}: done", flush=True)
 
 
+def joined(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """The first record with all runs, each once."""
+    runs = {(r["label"], r["family"], r["seed"], r["rounds"]): r for record in records for r in record["runs"]}
+    return {**records[0], "runs": list(runs.values())}
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line entry."""
     options = parse(argv)
@@ -118,9 +133,14 @@ def main(argv: list[str] | None = None) -> int:
         found = [build_summary(json.loads(path.read_text()), options.texts) for path in options.records]
         save(options.output, json.dumps(found, indent=1) + "\n")
     else:
-        paths = (options.transfer, options.builds, options.trials, options.zoo)
-        records = (None if p is None else json.loads(p.read_text()) for p in paths)
-        save(options.output, page(*records))
+        transfer = joined([json.loads(path.read_text()) for path in options.transfer])
+        others = (json.loads(p.read_text()) for p in (options.builds, options.tuned, options.trials, options.zoo))
+        save(options.output, page(transfer, *others, pictures=options.pictures is not None))
+        if options.pictures is not None:
+            from policy.pictures import allocation, curves
+
+            curves([r for r in transfer["runs"] if not r["label"]], options.pictures / "policy-curves.svg")
+            allocation(transfer["allocation"], options.pictures / "policy-allocation.svg")
     return 0
 
 

@@ -16,7 +16,8 @@ from ramp_edge.allocate.reward import RewardWeights
 from ramp_edge.events import EventBus
 from ramp_edge.records import NOISE_SCALE
 from ramp_edge.train.rollout import Arena
-from ramp_edge.train.run import Training, TrainSettings, evaluation_tasks, outline_act
+from ramp_edge.train.run import EVALUATED_SHARES, Training, TrainSettings, evaluation_tasks, outline_act
+from ramp_edge.train.tasks import budget_task
 
 Float32, Float64 = npt.NDArray[np.float32], npt.NDArray[np.float64]
 RANDOM_PLANS = 20
@@ -101,10 +102,11 @@ def ablation_tables(cases: Sequence[ModelCase]) -> dict[str, dict[str, Float64]]
 
 
 def usual_errors(cases: Sequence[ModelCase]) -> dict[str, Float64]:
-    """Family -> geometric mean error of each type [n_types] over the tensors of all other families."""
+    """Family -> geometric mean error of each type [n_types] over the tensors of all other families, or of its own where it is alone."""
     out = {}
     for family in {c.family for c in cases}:
-        logs = np.concatenate([np.log(c.relative_kl) for c in cases if c.family != family])
+        others = [c for c in cases if c.family != family] or cases
+        logs = np.concatenate([np.log(c.relative_kl) for c in others])
         out[family] = np.exp(np.nanmean(logs, axis=0))
     return out
 
@@ -125,6 +127,20 @@ def preset_comparison(cases: Sequence[ModelCase], seen: Mapping[str, Rivals]) ->
                 {"case": case.name, "preset": name, "outline": outline / kl, "knapsack": reference_of(task).kl / kl}
             )
     return out
+
+
+def allocation(case: ModelCase, share: float = EVALUATED_SHARES[1]) -> dict[str, Any]:
+    """Bits of every tensor by knapsack and outline at one budget."""
+    task = budget_task(case, share)
+    assert task is not None
+    bits = [t.bits_per_weight for t in case.types]
+    plans = {"knapsack": reference_of(task).columns, "outline": exact_plan(foreseen_kl(task), task)}
+    return {
+        "case": case.name,
+        "max_bytes": task.max_bytes,
+        "names": list(case.names),
+        **{who: [bits[c] for c in columns] for who, columns in plans.items()},
+    }
 
 
 def rivals(cases: Sequence[ModelCase], seen: Mapping[str, Rivals]) -> dict[str, Any]:

@@ -1,0 +1,128 @@
+"""The page's sections on the zoo's tables: rivals, presets, training without a family, what was left out, what the features explain."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+RIVALS = {
+    "random": "random",
+    "uniform": "uniform",
+    "data_free": "data-free score",
+    "imatrix": "imatrix knapsack",
+    "evolutionary": "evolutionary search, 200 table look-ups",
+    "outline": "outline",
+    "teacher": "knapsack through the HALO map",
+}
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Geometric."""
+    return math.exp(statistics.fmean(map(math.log, values)))
+
+
+def rivals_section(rivals: dict[str, Any]) -> str:
+    """KL over the knapsack's, everything at the same bytes."""
+    models = list(dict.fromkeys(rivals["cases"]))
+    out = [
+        "\n## Predicted KL over the Fisher knapsack's\n\nEvery model at three budgets, 0.25, 0.4 and 0.55 of the way from its smallest to its largest plan; the middle one of the three. "
+        "Error feedback in all. The data-free score takes heavy tails and the spectrum of the weights, after the abstract of NSDS (arXiv 2603.17354); the imatrix knapsack "
+        "sums llama.cpp's weighted squared error, which says nothing of how much a layer's output matters.\n\n",
+        "| model | " + " | ".join(RIVALS.values()) + " |\n|---|" + "---:|" * len(RIVALS) + "\n",
+    ]
+    for model in models:
+        places = [i for i, name in enumerate(rivals["cases"]) if name == model]
+        out.append(
+            f"| {model} | "
+            + " | ".join(f"{statistics.median(rivals[k][i] for i in places):.2f}" for k in RIVALS)
+            + " |\n"
+        )
+    out.append("| **median** | " + " | ".join(f"**{statistics.median(rivals[k]):.3f}**" for k in RIVALS) + " |\n")
+    out.append("| **mean** | " + " | ".join(f"**{_mean(rivals[k]):.3f}**" for k in RIVALS) + " |\n")
+    out.append(_presets(rivals["presets"]))
+    rows = [("the outline", rivals["outline"]), *rivals["ablations"].items()]
+    out.append("\nParts of what is foreseen left out:\n\n| | median | mean |\n|---|---:|---:|\n")
+    out += [f"| {name} | {statistics.median(v):.3f} | {_mean(v):.3f} |\n" for name, v in rows]
+    return "".join(out)
+
+
+def _presets(presets: list[dict[str, Any]]) -> str:
+    out = [
+        "\nThe stock presets' types, coded with error feedback like everything here, at each preset's own bytes; KL over the preset's. "
+        "The last columns are the preset that does best beside the knapsack.\n\n"
+        "| model | presets | knapsack, median | outline, median | best preset | knapsack | outline |\n|---|---:|---:|---:|---|---:|---:|\n"
+    ]
+    best = []
+    for model in dict.fromkeys(p["case"] for p in presets):
+        of = [p for p in presets if p["case"] == model]
+        top = max(of, key=lambda p: float(p["knapsack"]))
+        best.append(top["outline"])
+        medians = [statistics.median(p[k] for p in of) for k in ("knapsack", "outline")]
+        out.append(
+            f"| {model} | {len(of)} | {medians[0]:.2f} | {medians[1]:.2f} | {top['preset']} | {top['knapsack']:.2f} | {top['outline']:.2f} |\n"
+        )
+    out.append(
+        f"\nMedian over models beside the best preset: {statistics.median(best):.2f}; the aim was 0.75. Over all {len(presets)} presets: {statistics.median(p['outline'] for p in presets):.2f}.\n"
+    )
+    return "".join(out)
+
+
+def training_section(transfer: dict[str, Any], pictures: bool) -> str:
+    """What SAC made of it, seeds and ablations."""
+    rivals = transfer["rivals"]
+    whole = [r for r in transfer["runs"] if not r.get("label")]
+    seeds = len({r["seed"] for r in whole})
+    out = [
+        f"\n### Soft Actor-Critic, one family left out, {seeds} seeds\n\nMedian over the models and budgets of the family left out, middle, lowest and highest of the seeds. `kept` is the actor with "
+        "the best score on the models it learned from, the untrained one included; `last` is the actor at the end.\n\n"
+        "| family left out | outline | kept | last | runs that kept a trained actor |\n|---|---:|---:|---:|---:|\n"
+    ]
+    for family in sorted({r["family"] for r in whole}):
+        of = [r for r in whole if r["family"] == family]
+        outline = [v for n, v in zip(rivals["cases"], rivals["outline"], strict=True) if n in of[0]["cases"]]
+        spread = []
+        for key in ("kept", "last"):
+            medians = sorted(statistics.median(r[key]) for r in of)
+            spread.append(f"{statistics.median(medians):.3f} ({medians[0]:.3f} to {medians[-1]:.3f})")
+        moved = sum(min(v for _, v in r["curve"]["evaluation/mean"]) < r["curve"]["evaluation/mean"][0][1] for r in of)
+        out.append(
+            f"| {family} | {statistics.median(outline):.3f} | {spread[0]} | {spread[1]} | {moved} of {len(of)} |\n"
+        )
+    if pictures:
+        out.append("\n![Learning curves](results/policy-curves.svg)\n")
+    labels = list(dict.fromkeys(r["label"] for r in transfer["runs"] if r.get("label")))
+    if labels:
+        out.append(
+            "\nWith parts of the training left out or changed, seed 0; means over the models and budgets of all families left out:\n\n"
+            "| | kept | last | last, models learned from |\n|---|---:|---:|---:|\n"
+        )
+        for label in ("", *labels):
+            of = [r for r in transfer["runs"] if (r.get("label") or "") == label and r["seed"] == 0]
+            cells = [_mean([v for r in of for v in r[k]]) for k in ("kept", "last")]
+            learned = _mean([r["curve"]["evaluation/mean"][-1][1] for r in of])
+            out.append(f"| {label or 'everything'} | {cells[0]:.3f} | {cells[1]:.3f} | {learned:.3f} |\n")
+    out.append(
+        "\n### The knapsack distilled\n\nNo reinforcement: a ridge regression of what foreseen KL lacks beside the predicted, on the eleven features and the tensor's role.\n\n"
+        "| ridge | models learned from: median, mean | family left out: median, mean |\n|---:|---:|---:|\n"
+    )
+    for row in transfer["distilled"]:
+        cells = [f"{statistics.median(row[k]):.3f}, {_mean(row[k]):.3f}" for k in ("learned", "left_out")]
+        out.append(f"| {row['ridge']:g} | {cells[0]} | {cells[1]} |\n")
+    out.append(f"| outline | | {statistics.median(rivals['outline']):.3f}, {_mean(rivals['outline']):.3f} |\n")
+    return "".join(out)
+
+
+def explained_section(explained: dict[str, Any]) -> str:
+    """What the features leave open."""
+    columns = list(next(iter(explained.values())))
+    rows = [
+        f"| {model} | " + " | ".join(f"{row[c][0]:.2f}, {row[c][1]:.2f}" for c in columns) + " |\n"
+        for model, row in explained.items()
+    ]
+    return (
+        "\n## What the features explain\n\nln of predicted KL per weight in Q4_0: its spread, and what is left unexplained by the first feature as it is and by "
+        "ridge regressions fitted on the other families. Root mean square over tensors, and by share of the weights.\n\n"
+        "| model | " + " | ".join(columns) + " |\n|---|" + "---:|" * len(columns) + "\n" + "".join(rows)
+    )  # fmt: skip

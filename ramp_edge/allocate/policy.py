@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ramp_edge.allocate.cases import Task
 from ramp_edge.allocate.episode import N_STATE, STATE_NAMES, Episodes, stack
 from ramp_edge.codec.types import QuantType
-from ramp_edge.errors import PolicyFileError
+from ramp_edge.errors import PolicyFileError, UsageError
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -53,8 +53,14 @@ class Policy:
 
 
 def load_policy(path: Path) -> Policy:
-    """The policy of a file. Raises PolicyFileError for anything else, or one of other features or another version."""
-    import onnxruntime  # here: it takes a fifth of a second, and only a build with --policy wants it
+    """The policy of a file. Raises PolicyFileError for anything else, or one of other features or another version, UsageError without onnxruntime."""
+    try:
+        import onnxruntime  # here: it takes a fifth of a second, and only a build with --policy wants it
+    except ImportError as error:
+        raise UsageError(
+            f"a trained policy needs onnxruntime: {error}",
+            hint='pip install "ramp-edge[policy]", or leave --policy out',
+        ) from error
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ramp_edge.allocate.episode import N_STATE
 from ramp_edge.allocate.policy import EDGE, OUTLINE, REACH, RECORD_KEY, VERSION_KEY, Policy, allocate, load_policy
 from ramp_edge.allocate.prices import N_PRICES, StackedLadders, exact_plan, foreseen_kl, price_ladder
 from ramp_edge.allocate.reference import reference_of
-from ramp_edge.errors import PolicyFileError
+from ramp_edge.errors import PolicyFileError, UsageError
 from ramp_edge.train.onnx_file import write_policy
 from ramp_edge.train.tasks import budget_task
 
@@ -98,6 +99,14 @@ def test_files_that_are_no_policy_say_why(tmp_path: Path) -> None:
 
     with pytest.raises(PolicyFileError, match=f"state of {N_STATE} numbers"):
         load_policy(altered(path, rename))
+
+
+def test_without_onnxruntime_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = random_policy(tmp_path).path
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UsageError, match="needs onnxruntime") as caught:
+        load_policy(path)
+    assert caught.value.hint is not None and "ramp-edge[policy]" in caught.value.hint
 
 
 def test_weights_that_are_no_numbers_end_the_allocation(make_case: Maker, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_the_true_table_gives_the_knapsack_and_others_no_better(measured: tuple[
     arena = Arena(evaluation_tasks([case]), RewardWeights())
     np.testing.assert_allclose(knapsack_ratios(arena, {case.name: case.kl}), 1.0)
     found = rivals([case], {case.name: seen})
-    for name in ("imatrix", "data_free", "outline", "random", "uniform"):
+    for name in ("imatrix", "data_free", "outline", "random", "uniform", "best_preset"):
         assert len(found[name]) == 3 and min(found[name]) > 0.99, name
     assert np.median(found["outline"]) < min(np.median(found[n]) for n in ("random", "uniform", "imatrix", "data_free"))
     presets = preset_comparison([case], {case.name: seen})

@@ -111,17 +111,33 @@ def usual_errors(cases: Sequence[ModelCase]) -> dict[str, Float64]:
     return out
 
 
+def preset_plans(case: ModelCase, seen: Rivals) -> dict[str, tuple[int, float]]:
+    """Stock preset -> (bytes, predicted KL) of its types, all of them coded with error feedback; those whose types the table does not hold are left out."""
+    sizes, rows = case.size_bytes(), np.arange(len(case.names))
+    out = {}
+    for name, columns in zip(seen.preset_names, seen.presets, strict=True):
+        if (columns >= 0).all() and np.isfinite(case.kl[rows, columns]).all():
+            out[name] = int(sizes[rows, columns].sum()), float(case.kl[rows, columns].sum())
+    return out
+
+
+def best_preset_ratios(cases: Sequence[ModelCase], seen: Mapping[str, Rivals], arena: Arena) -> list[float | None]:
+    """The preset of least KL within each task's bytes, over the knapsack; None where none is small enough."""
+    plans = {case.name: preset_plans(case, seen[case.name]).values() for case in cases}
+    out: list[float | None] = []
+    for task, reference in zip(arena.tasks, arena.references, strict=True):
+        small_enough = [kl for size, kl in plans[task.name] if size <= task.max_bytes]
+        out.append(min(small_enough) / reference.kl if small_enough else None)
+    return out
+
+
 def preset_comparison(cases: Sequence[ModelCase], seen: Mapping[str, Rivals]) -> list[dict[str, Any]]:
-    """Every stock preset as an allocation, all of it coded with error feedback: KL of knapsack and outline at its bytes, over its KL."""
+    """KL of knapsack and outline at every stock preset's bytes, over the preset's."""
     out = []
     for case in cases:
-        sizes, rows = case.size_bytes(), np.arange(len(case.names))
-        for name, columns in zip(seen[case.name].preset_names, seen[case.name].presets, strict=True):
-            if (columns < 0).any() or not np.isfinite(case.kl[rows, columns]).all():
-                continue  # a type that the table does not hold
-            task = task_of(case, int(sizes[rows, columns].sum()))
+        for name, (size, kl) in preset_plans(case, seen[case.name]).items():
+            task = task_of(case, size)
             assert task is not None and task.kl is not None
-            kl = float(case.kl[rows, columns].sum())
             outline = task.total(task.kl, exact_plan(foreseen_kl(task), task))
             out.append(
                 {"case": case.name, "preset": name, "outline": outline / kl, "knapsack": reference_of(task).kl / kl}
@@ -148,6 +164,7 @@ def rivals(cases: Sequence[ModelCase], seen: Mapping[str, Rivals]) -> dict[str, 
     arena = Arena(evaluation_tasks(cases), RewardWeights())
     bits = 8 * arena.table.max_bytes / arena.table.rest_weights[:, 0]
     return {
+        "best_preset": best_preset_ratios(cases, seen, arena),
         "imatrix": knapsack_ratios(arena, {name: of.imatrix for name, of in seen.items()}),
         "data_free": knapsack_ratios(arena, {name: of.data_free for name, of in seen.items()}),
         "ablations": {name: knapsack_ratios(arena, tables) for name, tables in ablation_tables(cases).items()},

@@ -43,6 +43,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     run.add_argument("--ablations", action="store_true", help="also the trainings with parts left out, seed 0")
     run.add_argument("--pictured", help="the model whose allocation is drawn; default: the last")
     run.add_argument("--seeds", type=int, default=5)
+    run.add_argument("--first-seed", type=int, default=0)
     run.add_argument("--rounds", type=int, default=60)
     run.add_argument("--threads", type=int, default=1)
     builds.add_argument("records", type=Path, nargs="+", help="build.json of builds with --allocator best")
@@ -106,7 +107,9 @@ def measure(options: argparse.Namespace) -> None:
     if "allocation" not in record:
         record["allocation"] = allocation(next(c for c in cases if c.name == (options.pictured or cases[-1].name)))
         save(options.output, json.dumps(record, indent=1))
-    runs = [("", replace(settings, seed=seed)) for seed in range(options.seeds)]
+    runs = [
+        ("", replace(settings, seed=seed)) for seed in range(options.first_seed, options.first_seed + options.seeds)
+    ]
     if options.ablations:
         runs += list(ablated(settings).items())
     done = {(r["label"], r["family"], r["seed"], r["rounds"]) for r in record["runs"]}

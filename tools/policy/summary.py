@@ -19,7 +19,7 @@ def build_summary(record: dict[str, Any], note: str) -> dict[str, Any]:
         "tuning": None
         if record.get("tuning") is None
         else {**record["tuning"], "seconds": record["stage_seconds"]["tune"]},
-        "feature_seconds": sum(record["stage_seconds"].get(name, 0.0) for name in ("noise", "features")),
+        "feature_seconds": sum(record["stage_seconds"].get(name, 0.0) for name in ("noise", "features", "type errors")),
         "candidates": [
             {
                 "origin": c["origin"],

@@ -36,7 +36,7 @@ def builds_section(builds: list[dict[str, Any]] | None) -> str:
         "\n## Measured: the outline beside the knapsack, at equal bytes\n\n"
         "Builds with `--allocator best`, which quantizes and measures both plans with error feedback. The policy here is the outline: nothing was trained, and no number in it "
         "comes from a model. What is not blind to these models: the pass was designed while looking at their tables. "
-        f" {builds[0]['device']}, effort {builds[0]['effort']}, {tokens} scored tokens; {builds[0]['texts']}.\n\n"
+        f"{builds[0]['device']}, effort {builds[0]['effort']}, {tokens} scored tokens; {builds[0]['texts']}.\n\n"
         "| model | bytes | KL, Fisher knapsack | KL, outline | ratio | stock preset that the build measured | outline over preset |\n"
         "|---|---:|---:|---:|---:|---|---:|\n"
         + "".join(rows)

@@ -38,12 +38,9 @@ def _propose(features: ModelFeatures, policy: Policy | None, problem: Problem) -
 def task_for(features: ModelFeatures, problem: Problem, max_bytes: int, max_seconds: float) -> Task | None:
     """A build's question to the policy; None where no plan keeps both limits."""
     infos = [problem.legal[name].tensor for name in features.names]
-    types = tuple(
-        sorted({t for entry in problem.legal.values() for t in entry.types}, key=lambda t: (t.bits_per_weight, int(t)))
-    )
+    types = features.types
     legal = np.array([[t in problem.legal[i.name].types for t in types] for i in infos])
     size, seconds = np.zeros(legal.shape, np.int64), np.zeros(legal.shape)
-    known = np.array([features.types.index(t) for t in types])
     tied, target = problem.inventory.tied_embedding, problem.running
     for row, info in enumerate(infos):
         for column in np.flatnonzero(legal[row]):
@@ -65,7 +62,7 @@ def task_for(features: ModelFeatures, problem: Problem, max_bytes: int, max_seco
         legal=legal,
         size_bytes=size,
         seconds=seconds,
-        relative_kl=features.relative_kl[:, known],
+        relative_kl=features.relative_kl,
         kl=None,
         max_bytes=max_bytes,
         max_seconds=max_seconds,

@@ -43,8 +43,9 @@ def relative_errors(
 ) -> dict[QuantType, float]:
     """Squared output error of `rows`, whose weights are [n_rows, n_cols], in each type over that of plain 4-bit rounding; 1 where
     nothing is left to lose by either."""
-    plain = rounding_error(torch.from_numpy(weights))
-    yardstick = _cost(plain if factor is None else factor.handed_on(plain), factor)
+    squares = rounding_error(torch.from_numpy(weights)).double().square()
+    # Handed on, plain rounding's errors cost their squares times the price of each column.
+    yardstick = float((squares if factor is None else squares * torch.from_numpy(factor.price())).sum())
     found = row_errors(weights, rows, types, factor, pool, search)
     return {t: (_cost(error, factor) + _TINY) / (yardstick + _TINY) for t, error in found.errors.items()}
 

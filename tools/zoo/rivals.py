@@ -62,7 +62,7 @@ def measure_rivals(
     types: Sequence[QuantType],
 ) -> Rivals:
     """All of them; `imatrix` is comparison.imatrix's table."""
-    known = [p for p in stock_presets(inventory)]
+    known = stock_presets(inventory)
     column = {t: i for i, t in enumerate(types)}
     return Rivals(
         imatrix=np.array([[imatrix[n].get(t, np.nan) for t in types] for n in names]),

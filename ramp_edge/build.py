@@ -15,18 +15,16 @@ from ramp_edge import __version__
 from ramp_edge.allocate.policy import load_policy
 from ramp_edge.emit.layout import MetadataItem
 from ramp_edge.emit.write import output_error, require_space
-from ramp_edge.errors import UnsupportedModelError
 from ramp_edge.events import EventBus
-from ramp_edge.model.architecture import ARCHITECTURES, architecture_facts
-from ramp_edge.model.gguf_file import GgufTensors, check_finite, file_sha256, open_inventory
+from ramp_edge.model.gguf_file import GgufTensors, check_finite, file_sha256
 from ramp_edge.pipeline.budget import check_feasible, legal_choices, resolve_limits
-from ramp_edge.pipeline.calibration import Calibrated, calibrate, prepare_text
+from ramp_edge.pipeline.calibration import calibrate, prepare_text
 from ramp_edge.pipeline.candidates import Allocator, Problem, by_prediction, knapsack, propose, uniform
 from ramp_edge.pipeline.emission import Emitter
 from ramp_edge.pipeline.features import policy_features
 from ramp_edge.pipeline.finalists import Finalist, Finalists, continuation_of, presets_allocator
 from ramp_edge.pipeline.folded_model import folded_emitter, search_folds
-from ramp_edge.pipeline.model_source import find_model
+from ramp_edge.pipeline.model_source import find_model, open_model
 from ramp_edge.pipeline.output_folder import (
     MODEL_FILE,
     PARTIAL_RECORD_FILE,
@@ -46,7 +44,7 @@ from ramp_edge.pipeline.tuning import Tuning
 from ramp_edge.pipeline.verification import verify_file, verify_stock_file
 from ramp_edge.pipeline.workspace import Workspace
 from ramp_edge.profile.load import load_target
-from ramp_edge.records import Allocation, ArchitectureFacts, DeviceTarget
+from ramp_edge.records import Allocation, DeviceTarget, ModelFeatures
 from ramp_edge.threads import default_threads
 
 
@@ -65,15 +63,8 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
         check_replaced(request.output)
         if not request.dry_run:
             held.enter_context(claimed(request.output))
-        inventory, tensors = open_inventory(path, allow_requantize=request.allow_requantize, events=events)
-        facts = architecture_facts(inventory.architecture)
-        if facts is None:
-            raise UnsupportedModelError(
-                f"{inventory.path.name}: architecture {inventory.architecture!r} has no gradient pass in ramp-edge "
-                f"(it has: {', '.join(ARCHITECTURES)}; Mistral files are 'llama')",
-                hint="forward-only calibration still serves it, with llama.cpp's own tools: `ramp-edge runtime build --host`, then "
-                "`llama-imatrix -m MODEL -f TEXT -o imatrix.gguf` and `llama-quantize --imatrix imatrix.gguf MODEL OUT Q4_K_M`",
-            )
+        source = open_model(path, events, allow_requantize=request.allow_requantize)
+        inventory, tensors = source.inventory, source.tensors
 
         # 2. Limits and texts, checked before anything expensive
         limits = resolve_limits(request, inventory, target, events)
@@ -83,15 +74,19 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
         given = cut_texts(request, texts, inventory, events)
         check_finite(tensors, inventory, events)
 
-        # 3. Text, moments, Fisher samples, error table
+        # 3. Text, moments, then what every type costs every tensor: from Fisher samples, or for the policy from forward passes
+        effort = EFFORTS[request.effort]
         text = prepare_text(request, inventory, given, threads, events)
         calibrated = calibrate(
-            request, inventory, facts, tensors, legal, text, target.backend, pool, events,
-            table_wanted=request.allocator is not AllocatorChoice.RAMP,
+            request, source, legal, text, target.backend, pool, events, table_wanted=request.allocating is not AllocatorChoice.RAMP
         )  # fmt: skip
+        features = (
+            policy_features(source, calibrated.store, legal, target.backend, effort.search, pool, events)
+            if request.allocating in (AllocatorChoice.RAMP, AllocatorChoice.BEST)
+            else None
+        )
 
         # 4. Candidates inside the limits
-        effort = EFFORTS[request.effort]
         emitter = Emitter(inventory, tensors, calibrated.moments, pool, events, effort.search)
         metadata = _own_metadata(target)
         problem = Problem(
@@ -99,10 +94,10 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
             target=target,
             limits=limits,
             legal=legal,
-            table=calibrated.table,
+            table=features.foreseen() if features and request.allocating is AllocatorChoice.RAMP else calibrated.table,
             file_bytes=lambda types: emitter.layout(types, metadata).file_bytes,
         )
-        allocators = _allocators(request, problem, facts, tensors, calibrated, pool, events)
+        allocators = _allocators(request, features)
         plans = propose(problem, allocators)
 
         # 5. Exact changes of the model that lower the predicted KL, and the candidates that they allow
@@ -124,7 +119,8 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
             return build_record(request, problem, text, plans, events, folding)
 
         # 6. Changes of the best plan, measured where that is asked for; quantize, measure, choose
-        require_space(workspace.folder, 2 * problem.file_bytes(plans[0].types))
+        n_files = min(len(plans), effort.measured_candidates + 1) + effort.stock_presets
+        require_space(workspace.folder, n_files * problem.file_bytes(plans[0].types))
         plans, tuning = Tuning(
             dataclasses.replace(problem, table=folding.table) if folding is not None and plans[0].folded else problem,
             emitters[plans[0].folded],
@@ -170,27 +166,15 @@ def _both_kinds(plain: list[Allocation], folded: list[Allocation]) -> list[Alloc
     return [marked[0], plain[0], *sorted([*marked[1:], *plain[1:]], key=by_prediction)]
 
 
-def _allocators(
-    request: BuildRequest,
-    problem: Problem,
-    facts: ArchitectureFacts,
-    tensors: GgufTensors,
-    calibrated: Calibrated,
-    pool: ThreadPoolExecutor,
-    events: EventBus,
-) -> tuple[Allocator, ...]:
+def _allocators(request: BuildRequest, features: ModelFeatures | None) -> tuple[Allocator, ...]:
     """Who proposes plans."""
-    if request.allocator is AllocatorChoice.PRESET:
+    if request.allocating is AllocatorChoice.PRESET:
         return (presets_allocator,)
     usual = (knapsack, presets_allocator, uniform)
-    if request.allocator is AllocatorChoice.KNAPSACK:
+    if features is None:
         return usual
-    features = policy_features(
-        problem.inventory, facts, tensors, calibrated.store, problem.legal, problem.target.backend,
-        EFFORTS[request.effort].search, pool, events,
-    )  # fmt: skip
     policy = ramp_allocator(features, request.policy)
-    return (policy,) if request.allocator is AllocatorChoice.RAMP else (*usual, policy)
+    return (policy,) if request.allocating is AllocatorChoice.RAMP else (*usual, policy)
 
 
 def _inputs(request: BuildRequest, model: Path, target: DeviceTarget) -> list[tuple[str, Path]]:

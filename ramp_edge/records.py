@@ -279,9 +279,21 @@ class ModelFeatures:
     names: tuple[str, ...]
     values: npt.NDArray[np.float32]
     """[n_tensors, 11]"""
+    rounding_kl: npt.NDArray[np.float64]
+    """[n_tensors]: KL per token of plain 4-bit rounding under error feedback; the first feature is its logarithm a weight, centred"""
     types: tuple[QuantType, ...]
     relative_kl: npt.NDArray[np.float64]
-    """[n_tensors, n_types]: KL of each type over that of the plain 4-bit rounding that the first feature speaks of; NaN where it is not legal."""
+    """[n_tensors, n_types]: KL of each type over that of the plain 4-bit rounding; NaN where it is not legal."""
+
+    def foreseen(self) -> ErrorTable:
+        """Predicted KL of every tensor in its legal types, from forward passes alone."""
+        kl = self.rounding_kl[:, None] * self.relative_kl
+        return ErrorTable(
+            kl={
+                name: {t: float(value) for t, value in zip(self.types, row, strict=True) if np.isfinite(value)}
+                for name, row in zip(self.names, kl, strict=True)
+            }
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

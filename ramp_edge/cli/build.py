@@ -62,7 +62,7 @@ def build_command(
         Path | None, typer.Option(help="Text for KL and perplexity.", show_default="held-out windows")
     ] = None,
     effort: Annotated[
-        str, typer.Option(help="fast trusts predictions; balanced measures the best few; max measures more.")
+        str, typer.Option(help="fast: forward passes alone; balanced measures the best few plans; max measures more.")
     ] = "balanced",
     fold: Annotated[
         str | None,
@@ -72,11 +72,12 @@ def build_command(
         ),
     ] = None,
     allocator: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="knapsack (on gradients), ramp (the policy, forward passes only), preset, or best: measures knapsack and policy."
+            help="knapsack (on gradients), ramp (the policy, forward passes only), preset, or best: measures knapsack and policy.",
+            show_default="best; ramp at fast",
         ),
-    ] = "knapsack",
+    ] = None,
     policy: Annotated[
         Path | None, typer.Option(help="A policy of ramp-edge train.", show_default="forward-pass outline")
     ] = None,
@@ -157,7 +158,7 @@ def _request(
     types: str | None,
     effort: str,
     fold: str | None,
-    allocator: str,
+    allocator: str | None,
     policy: Path | None,
     tune: int,
     min_decode_tok_s: float | None,
@@ -186,20 +187,8 @@ def _request(
         raise UsageError(f"--effort {effort!r} is unknown", hint="use fast, balanced or max")
     if fold is not None and fold not in {f.value for f in Fold}:
         raise UsageError(f"--fold {fold!r} is unknown", hint="use auto, off or always")
-    if allocator not in {a.value for a in AllocatorChoice}:
+    if allocator is not None and allocator not in {a.value for a in AllocatorChoice}:
         raise UsageError(f"--allocator {allocator!r} is unknown", hint="use knapsack, ramp, preset or best")
-    if fold in ("auto", "always") and allocator in ("ramp", "preset"):
-        raise UsageError(
-            f"--fold {fold} has no part in --allocator {allocator}",
-            hint="folds are judged for the knapsack's plan: --allocator best",
-        )
-    if policy is not None and allocator not in ("ramp", "best"):
-        raise UsageError(f"--policy has no part in --allocator {allocator}", hint="add --allocator ramp or best")
-    if tune and allocator in ("ramp", "preset"):
-        raise UsageError(
-            f"--tune has no part in --allocator {allocator}",
-            hint="it corrects the knapsack's table: --allocator knapsack or best",
-        )
     if min_decode_tok_s is not None and not 0 < min_decode_tok_s < float("inf"):
         raise UsageError(
             f"--min-decode-tok-s {min_decode_tok_s:g} is not a number above zero",
@@ -207,7 +196,7 @@ def _request(
         )
     if not 0 <= seed < 2**31:
         raise UsageError(f"--seed {seed} is outside 0 to 2147483647", hint="use a small whole number")
-    return BuildRequest(
+    request = BuildRequest(
         model=model,
         device=device,
         output=output,
@@ -221,7 +210,7 @@ def _request(
         eval_text=eval_text,
         effort=Effort(effort),
         fold=None if fold is None else Fold(fold),
-        allocator=AllocatorChoice(allocator),
+        allocator=None if allocator is None else AllocatorChoice(allocator),
         policy=policy,
         tune=tune,
         allow_requantize=allow_requantize,
@@ -230,6 +219,28 @@ def _request(
         dry_run=dry_run,
         resume=resume,
     )
+    _check_allocator(request)
+    return request
+
+
+def _check_allocator(request: BuildRequest) -> None:
+    """Raise UsageError for an option that the allocator, asked for or not, knows nothing of."""
+    from ramp_edge.pipeline.request import AllocatorChoice, Fold
+
+    allocator = request.allocating
+    tableless = allocator in (AllocatorChoice.RAMP, AllocatorChoice.PRESET)
+    if tableless and request.fold in (Fold.AUTO, Fold.ALWAYS):
+        raise UsageError(
+            f"--fold {request.fold.value} has no part in --allocator {allocator.value}",
+            hint="folds are judged for the knapsack's plan: --allocator best",
+        )
+    if request.policy is not None and allocator not in (AllocatorChoice.RAMP, AllocatorChoice.BEST):
+        raise UsageError(f"--policy has no part in --allocator {allocator.value}", hint="add --allocator ramp or best")
+    if tableless and request.tune:
+        raise UsageError(
+            f"--tune has no part in --allocator {allocator.value}",
+            hint="it corrects the knapsack's table: --allocator knapsack or best",
+        )
 
 
 def _types(text: str) -> frozenset[QuantType]:

@@ -31,6 +31,8 @@ def summary_lines(record: BuildRecord, output: Path) -> list[str]:
         lines.append(f"  folding     {_folding(record.folding)}")
     if record.tuning is not None:
         lines.append(f"  tuning      {_tuning(record.tuning)}")
+    if finalists := _finalists(record):
+        lines.append(f"  finalists   {finalists}")
     lines.extend(_memory(record))
     measured = "measured" if device["measured"] else "from documents, not measured"
     lines.append(
@@ -65,6 +67,16 @@ def _types(record: BuildRecord) -> str:
     total = sum(weights.values()) or 1
     ordered = sorted(weights.items(), key=lambda item: -item[1])
     return ", ".join(f"{name} {share / total:.0%}" for name, share in ordered)
+
+
+def _finalists(record: BuildRecord) -> str:
+    """Whose plans were measured, best first; nothing where there was one alone."""
+    measured = sorted(
+        (kl, c.origin + (", folded" if c.folded else "") + (" (this file)" if c.chosen else ""))
+        for c in record.candidates
+        if c.codec != "stock" and (kl := c.measured_kl) is not None
+    )
+    return "KL measured: " + "; ".join(f"{kl:#.3g} {whose}" for kl, whose in measured) if len(measured) > 1 else ""
 
 
 def _folding(folding: FoldingRecord) -> str:

@@ -34,6 +34,7 @@ from ramp_edge.codec.activations import activation_block
 from ramp_edge.codec.types import QuantType
 from ramp_edge.events import EventBus
 from ramp_edge.model.gguf_file import GgufTensors
+from ramp_edge.pipeline.model_source import SourceModel
 from ramp_edge.pipeline.request import (
     EFFORTS,
     FISHER_TOKENS,
@@ -46,7 +47,7 @@ from ramp_edge.pipeline.request import (
 from ramp_edge.pipeline.texts import GivenWindows
 from ramp_edge.profile.memory import kv_cell_bytes
 from ramp_edge.quantize.table import ErrorTableBuilder, Moments, sampled_rows
-from ramp_edge.records import ArchitectureFacts, ErrorTable, ModelInventory
+from ramp_edge.records import ErrorTable, ModelInventory
 
 Tokens = npt.NDArray[np.int32]
 TABLE_VERSION = 9
@@ -132,9 +133,7 @@ def load_rows(tensors: GgufTensors, name: str, rows: npt.NDArray[np.int64]) -> n
 
 def calibrate(
     request: BuildRequest,
-    inventory: ModelInventory,
-    facts: ArchitectureFacts,
-    tensors: GgufTensors,
+    source: SourceModel,
     legal: Mapping[str, Legal],
     text: TextWindows,
     backend: str,
@@ -146,7 +145,8 @@ def calibrate(
     """Run, or find in the cache, both passes and the error table; without `table_wanted` the forward pass alone, and the table is empty."""
     effort = EFFORTS[request.effort]
     settings = settings_for(request, text)
-    model = DecoderModel(inventory, facts, tensors.load_tensor)
+    inventory, tensors = source.inventory, source.tensors
+    model = DecoderModel(inventory, source.facts, tensors.load_tensor)
     held_out = settings.held_out_sequences
     store = open_store(cache_root(), inventory, text.calibration, settings, model.dtype)
     _warn_of_damage(store.discard_damaged(), events)

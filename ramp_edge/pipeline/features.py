@@ -19,23 +19,21 @@ from ramp_edge.calibrate.store import TIED_FORWARD_SITE, CalibrationStore
 from ramp_edge.codec.activations import ACTIVATION_BLOCKS, activation_block
 from ramp_edge.codec.types import QuantType
 from ramp_edge.events import EventBus
-from ramp_edge.model.gguf_file import GgufTensors
 from ramp_edge.pipeline.calibration import TABLE_VERSION, forward_moments, load_rows
+from ramp_edge.pipeline.model_source import SourceModel
 from ramp_edge.quantize.search import Search
 from ramp_edge.quantize.table import FactorCache
 from ramp_edge.quantize.type_errors import few_rows, relative_errors
-from ramp_edge.records import ArchitectureFacts, ModelFeatures, ModelInventory, TensorInfo
+from ramp_edge.records import ModelFeatures, TensorInfo
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
-FEATURES_VERSION = 3
+FEATURES_VERSION = 4
 """Raise when a feature's meaning changes."""
 
 
 def policy_features(
-    inventory: ModelInventory,
-    facts: ArchitectureFacts,
-    tensors: GgufTensors,
+    source: SourceModel,
     store: CalibrationStore,
     legal: Mapping[str, Legal],
     backend: str,
@@ -44,51 +42,55 @@ def policy_features(
     events: EventBus,
 ) -> ModelFeatures:
     """Measure them, or find them in the cache. Needs `moments_pass` on the same store."""
-    order = execution_order(inventory)
-    values, inputs = _values(inventory, facts, tensors, store, order, events)
+    order = execution_order(source.inventory)
+    values, rounding_kl, inputs = _values(source, store, order, events)
     types = tuple(
         sorted({t for entry in legal.values() for t in entry.types}, key=lambda t: (t.bits_per_weight, int(t)))
     )
-    errors = _type_errors(inventory, tensors, store, order, legal, types, search, pool, events)
+    errors = _type_errors(source, store, order, legal, types, search, pool, events)
     for column, quant_type in enumerate(types):
         block = activation_block(quant_type, backend)
         if block:
             errors[:, column] += inputs[:, ACTIVATION_BLOCKS.index(block)]
-    return ModelFeatures(names=tuple(t.name for t in order), values=values, types=types, relative_kl=errors)
+    return ModelFeatures(
+        names=tuple(t.name for t in order), values=values, rounding_kl=rounding_kl, types=types, relative_kl=errors
+    )
 
 
 def _values(
-    inventory: ModelInventory,
-    facts: ArchitectureFacts,
-    tensors: GgufTensors,
+    source: SourceModel,
     store: CalibrationStore,
     order: tuple[TensorInfo, ...],
     events: EventBus,
-) -> tuple[Float32, Float64]:
-    """(the features, what rounding of each tensor's inputs costs by ACTIVATION_BLOCKS, over 4-bit weights' cost)."""
+) -> tuple[Float32, Float64, Float64]:
+    """(the features, KL of 4-bit weights, what rounding of each tensor's inputs costs by ACTIVATION_BLOCKS, over those weights' cost)."""
     formulas = "".join(f"{f.name}{f.formula}{f.scale}" for f in FEATURES)
     name = f"features-{_digest(FEATURES_VERSION, formulas)}"
     tied = f"{TIED_FORWARD_SITE}.moments"
     store.discard_damaged(name, tied)
+    inventory, tensors = source.inventory, source.tensors
     width = len(FEATURES)
     if store.has(name) and (store.has(tied) or not inventory.tied_embedding):
         held = store.load_float(name)
-        if held.shape == (len(order), width + len(ACTIVATION_BLOCKS)) and np.isfinite(held).all():
-            return np.ascontiguousarray(held[:, :width]), held[:, width:].astype(np.float64)
-    noise = noise_pass(DecoderModel(inventory, facts, tensors.load_tensor), store, events)
+        if held.shape == (len(order), width + 1 + len(ACTIVATION_BLOCKS)) and np.isfinite(held).all():
+            return np.ascontiguousarray(held[:, :width]), *_costs(held[:, width:])
+    noise = noise_pass(DecoderModel(inventory, source.facts, tensors.load_tensor), store, events)
     values = model_features(inventory, tensors.load_tensor, store, noise, events)
-    inputs = _inputs(noise, order)
-    store.save(name, np.concatenate([values, inputs.astype(np.float32)], axis=1))
-    return values, inputs
+    costs = np.array([[noise.kl.get(t.name, 0.0), *_inputs(noise, t)] for t in order], np.float32)
+    store.save(name, np.concatenate([values, costs], axis=1))
+    return values, *_costs(costs)
 
 
-def _inputs(noise: RoundingNoise, order: tuple[TensorInfo, ...]) -> Float64:
-    return np.array([[noise.inputs.get(t.name, {}).get(b, 0.0) for b in ACTIVATION_BLOCKS] for t in order], np.float64)
+def _inputs(noise: RoundingNoise, tensor: TensorInfo) -> list[float]:
+    return [noise.inputs.get(tensor.name, {}).get(block, 0.0) for block in ACTIVATION_BLOCKS]
+
+
+def _costs(held: Float32) -> tuple[Float64, Float64]:
+    return held[:, 0].astype(np.float64), held[:, 1:].astype(np.float64)
 
 
 def _type_errors(
-    inventory: ModelInventory,
-    tensors: GgufTensors,
+    source: SourceModel,
     store: CalibrationStore,
     order: tuple[TensorInfo, ...],
     legal: Mapping[str, Legal],
@@ -105,13 +107,18 @@ def _type_errors(
         held = store.load_float(name).astype(np.float64)
         if held.shape == (len(order), len(types)) and np.isfinite(held).any(axis=1).all():
             return held
-    factors = FactorCache(forward_moments(inventory, store))
+    factors = FactorCache(forward_moments(source.inventory, store))
     out = np.full((len(order), len(types)), np.nan)
     with events.stage("type errors", total=len(order), unit="tensors") as stage:
         for row, tensor in enumerate(order):
             rows = few_rows(tensor)
             found = relative_errors(
-                load_rows(tensors, tensor.name, rows), rows, legal[tensor.name].types, factors.get(tensor), pool, search
+                load_rows(source.tensors, tensor.name, rows),
+                rows,
+                legal[tensor.name].types,
+                factors.get(tensor),
+                pool,
+                search,
             )
             out[row, [types.index(t) for t in found]] = list(found.values())
             stage.advance()

@@ -64,6 +64,20 @@ def presets_allocator(problem: Problem) -> Sequence[Allocation]:
     ]
 
 
+def candidate_of(problem: Problem, plan: Allocation, *, chosen: bool = False) -> CandidateRecord:
+    """The record of a plan that nothing was measured of."""
+    return CandidateRecord(
+        origin=plan.origin,
+        codec="feedback",
+        file_bytes=problem.file_bytes(plan.types),
+        predicted_kl=plan.predicted_kl,
+        predicted_decode_tok_s=1.0 / problem.seconds(plan.types),
+        evaluation=None,
+        chosen=chosen,
+        folded=plan.folded,
+    )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finalist:
     """A quantized file with its measurement."""
@@ -111,10 +125,10 @@ class Finalists:
         self._run_reference()
         best = plans[0].predicted_kl or 0.0
         # A plan predicted far behind the best is not worth minutes of measuring.
-        worth = [p for p in plans if (p.predicted_kl or 0.0) <= 2.0 * best + 1e-12 or self._asked_for(p)]
+        worth = [p for p in plans if (p.predicted_kl or 0.0) <= 2.0 * best + 1e-12]
         # What --tune found is measured besides: the others say what it is worth.
-        count = self._effort.measured_candidates + (plans[0].origin == TUNED_ORIGIN)
-        for index, plan in enumerate(self._measured_first(worth)[:count]):
+        measured = worth[: self._effort.measured_candidates + (plans[0].origin == TUNED_ORIGIN)]
+        for index, plan in enumerate([*measured, *self._policy_besides(plans, measured)]):
             self.finalists.append(self._ours(index, plan))
         self.finalists.extend(self._stock_finalists())
         ranked = sorted(self.finalists, key=lambda f: (f.measured_kl, f.codec))
@@ -131,12 +145,11 @@ class Finalists:
             )
         return winner
 
-    def _measured_first(self, plans: Sequence[Allocation]) -> list[Allocation]:
-        """The best prediction, then with --allocator best the policy's plan, whatever the table thinks of it, then the others."""
-        return sorted(plans, key=lambda p: 0 if p is plans[0] else 1 if self._asked_for(p) else 2)
-
-    def _asked_for(self, plan: Allocation) -> bool:
-        return self._request.allocator is AllocatorChoice.BEST and plan.origin == POLICY_ORIGIN
+    def _policy_besides(self, plans: Sequence[Allocation], measured: Sequence[Allocation]) -> list[Allocation]:
+        """With --allocator best the policy's plan is measured whatever the table thinks of it, folded where the best plan is."""
+        if self._request.allocating is not AllocatorChoice.BEST or any(p.origin == POLICY_ORIGIN for p in measured):
+            return []
+        return [p for p in plans if p.origin == POLICY_ORIGIN and p.folded == plans[0].folded][:1]
 
     def _why_not(self, finalist: Finalist) -> str:
         """Why the user's limits exclude a stock preset, or nothing. Our own plans were checked when they were proposed."""
@@ -251,20 +264,7 @@ class Finalists:
             for f in self.finalists
         ]
         known = {label_of(f.allocation) for f in self.finalists if f.codec == "feedback"}
-        rest = [
-            CandidateRecord(
-                origin=p.origin,
-                codec="feedback",
-                file_bytes=self._problem.file_bytes(p.types),
-                predicted_kl=p.predicted_kl,
-                predicted_decode_tok_s=1.0 / self._problem.seconds(p.types),
-                evaluation=None,
-                chosen=False,
-                folded=p.folded,
-            )
-            for p in plans
-            if label_of(p) not in known
-        ]
+        rest = [candidate_of(self._problem, p) for p in plans if label_of(p) not in known]
         return (*measured, *rest)
 
 

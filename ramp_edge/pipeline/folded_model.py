@@ -84,10 +84,15 @@ def folded_emitter(plain: Emitter, tensors: GgufTensors, moments: Moments, folde
 
 def folding_record(mode: str, folded: Folded, candidates: Sequence[CandidateRecord]) -> FoldingRecord:
     """The account of a build's folding; the best candidate of either kind, as it was allocated, stands for its kind."""
+    ours = [c for c in candidates if c.codec == "feedback" and c.origin != TUNED_ORIGIN]
+    measured = {
+        kind: {c.origin for c in ours if c.folded is kind and c.measured_kl is not None} for kind in (True, False)
+    }
+    # An allocator whose plan was measured in one kind alone would give that kind one try more.
+    origins = measured[True] & measured[False] or {c.origin for c in ours}
 
     def best(wanted: bool, value: Callable[[CandidateRecord], float | None]) -> float | None:
-        kind = (c for c in candidates if c.folded is wanted and c.codec == "feedback" and c.origin != TUNED_ORIGIN)
-        found = (value(c) for c in kind)
+        found = (value(c) for c in ours if c.folded is wanted and c.origin in origins)
         return min((v for v in found if v is not None), default=None)
 
     tried = [o for o in folded.outcomes if o.group != RESIDUAL]

@@ -31,8 +31,7 @@ def _propose(features: ModelFeatures, policy: Policy | None, problem: Problem) -
     types = within_limits(problem, types_within)
     if types is None:
         return ()
-    known = problem.table.kl.keys() >= types.keys()
-    return (Allocation(origin=ORIGIN, types=types, predicted_kl=problem.predicted_kl(types) if known else None),)
+    return (Allocation(origin=ORIGIN, types=types, predicted_kl=problem.predicted_kl(types)),)
 
 
 def task_for(features: ModelFeatures, problem: Problem, max_bytes: int, max_seconds: float) -> Task | None:

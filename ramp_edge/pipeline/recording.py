@@ -7,7 +7,7 @@ from ramp_edge.events import EventBus
 from ramp_edge.model.gguf_file import file_sha256
 from ramp_edge.pipeline.budget import memory_for
 from ramp_edge.pipeline.candidates import Problem
-from ramp_edge.pipeline.finalists import Finalist, Finalists
+from ramp_edge.pipeline.finalists import Finalist, Finalists, candidate_of, presets_allocator
 from ramp_edge.pipeline.folded_model import folding_record
 from ramp_edge.pipeline.folding import Folded
 from ramp_edge.pipeline.output_folder import MODEL_FILE
@@ -17,9 +17,7 @@ from ramp_edge.profile.memory import weight_bytes
 from ramp_edge.records import Allocation
 
 
-def _best_preset(
-    problem: Problem, finalists: Finalists | None, records: tuple[CandidateRecord, ...], limit_bytes: int
-) -> CandidateRecord | None:
+def _best_preset(problem: Problem, records: tuple[CandidateRecord, ...], limit_bytes: int) -> CandidateRecord | None:
     """The stock preset to stand beside: the best measured one, the winner itself where that is it, else the best
     predicted one of no more bytes."""
     stock = [r for r in records if r.codec == "stock"]
@@ -27,8 +25,12 @@ def _best_preset(
         return next((r for r in stock if r.chosen), None) or min(
             stock, key=lambda r: float("inf") if r.measured_kl is None else r.measured_kl
         )
-    presets = [r for r in records if r.origin.startswith("preset:") and r.file_bytes <= limit_bytes]
-    return min(presets, key=lambda r: r.predicted_kl or 0.0) if presets else None
+    # Where no preset was a candidate (the policy was asked alone), it still is what to compare with.
+    presets = [r for r in records if r.origin.startswith("preset:")] or [
+        candidate_of(problem, p) for p in presets_allocator(problem)
+    ]
+    smaller = [r for r in presets if r.file_bytes <= limit_bytes]
+    return min(smaller, key=lambda r: r.predicted_kl or 0.0) if smaller else None
 
 
 def build_record(
@@ -50,19 +52,7 @@ def build_record(
     if finalists is not None and winner is not None:
         candidates = finalists.records(winner, plans)
     else:
-        candidates = tuple(
-            CandidateRecord(
-                origin=p.origin,
-                codec="feedback",
-                file_bytes=problem.file_bytes(p.types),
-                predicted_kl=p.predicted_kl,
-                predicted_decode_tok_s=1.0 / problem.seconds(p.types),
-                evaluation=None,
-                chosen=p is plan,
-                folded=p.folded,
-            )
-            for p in plans
-        )
+        candidates = tuple(candidate_of(problem, p, chosen=p is plan) for p in plans)
     return BuildRecord(
         settings=request.settings(),
         dry_run=request.dry_run,
@@ -97,7 +87,7 @@ def build_record(
         predicted_kl=plan.predicted_kl,
         reference=finalists.reference if finalists is not None else None,
         evaluation=winner.evaluation if winner is not None else None,
-        best_preset=_best_preset(problem, finalists, candidates, file_bytes),
+        best_preset=_best_preset(problem, candidates, file_bytes),
         candidates=candidates,
         tensors=tuple(
             TensorRecord(

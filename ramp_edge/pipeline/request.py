@@ -16,9 +16,9 @@ class Effort(str, Enum):
     """How much a build measures before it chooses."""
 
     FAST = "fast"
-    """Trusts the predicted KL: one candidate."""
+    """The policy's plan from forward passes alone: one candidate."""
     BALANCED = "balanced"
-    """Measures the few best candidates and the best stock preset."""
+    """Measures the few best candidates of all allocators and the best stock preset."""
     MAX = "max"
     """Twice the calibration text, more candidates, more evaluation text."""
 
@@ -58,11 +58,12 @@ class EffortSettings:
     """How far quantization looks for better scales and codes."""
     evaluation_windows: int
     measured_candidates: int
-    """Allocations quantized and measured, besides stock presets."""
+    """Allocations quantized and measured, besides stock presets and one of the policy's."""
     stock_presets: int
     """Stock presets quantized by llama.cpp itself and measured."""
     fold: Fold
-    """Unless the user says otherwise."""
+    """Unless the user says otherwise, as the next."""
+    allocator: AllocatorChoice
 
 
 EFFORTS = {
@@ -75,6 +76,7 @@ EFFORTS = {
         measured_candidates=1,
         stock_presets=0,
         fold=Fold.OFF,
+        allocator=AllocatorChoice.RAMP,
     ),
     Effort.BALANCED: EffortSettings(
         calibration_windows=80,
@@ -85,6 +87,7 @@ EFFORTS = {
         measured_candidates=2,
         stock_presets=1,
         fold=Fold.AUTO,
+        allocator=AllocatorChoice.BEST,
     ),
     Effort.MAX: EffortSettings(
         calibration_windows=160,
@@ -95,6 +98,7 @@ EFFORTS = {
         measured_candidates=4,
         stock_presets=3,
         fold=Fold.AUTO,
+        allocator=AllocatorChoice.BEST,
     ),
 }
 WINDOW_TOKENS = 512
@@ -121,7 +125,8 @@ class BuildRequest:
     effort: Effort = Effort.BALANCED
     fold: Fold | None = None
     """None: as the effort says."""
-    allocator: AllocatorChoice = AllocatorChoice.KNAPSACK
+    allocator: AllocatorChoice | None = None
+    """None: as the effort says."""
     policy: Path | None = None
     """A trained policy in the place of the outline."""
     tune: int = 0
@@ -133,9 +138,18 @@ class BuildRequest:
     resume: bool = False
 
     @property
+    def allocating(self) -> AllocatorChoice:
+        """Whose plans are measured: as the user says, or the effort, or what the user wants besides and the policy alone has not."""
+        if self.allocator is not None:
+            return self.allocator
+        usual = EFFORTS[self.effort].allocator
+        needs_table = self.tune > 0 or self.fold in (Fold.AUTO, Fold.ALWAYS)
+        return AllocatorChoice.KNAPSACK if needs_table and usual is AllocatorChoice.RAMP else usual
+
+    @property
     def folding(self) -> Fold:
         """What is asked for, by the user or by the effort; without the error table nothing says what a fold is worth."""
-        if self.allocator in (AllocatorChoice.RAMP, AllocatorChoice.PRESET):
+        if self.allocating in (AllocatorChoice.RAMP, AllocatorChoice.PRESET):
             return Fold.OFF
         return EFFORTS[self.effort].fold if self.fold is None else self.fold
 
@@ -154,7 +168,7 @@ class BuildRequest:
             "eval_text": str(self.eval_text) if self.eval_text else None,
             "effort": self.effort.value,
             "fold": self.folding.value,
-            "allocator": self.allocator.value,
+            "allocator": self.allocating.value,
             "policy": str(self.policy) if self.policy else None,
             "tune": self.tune,
             "allow_requantize": self.allow_requantize,

@@ -8,7 +8,7 @@ from typing import Any
 from ramp_edge.plain import one_line
 from ramp_edge.report.documents import BenchDocument, BuildDocument
 
-_DEFAULTS = {"effort": "balanced", "allocator": "knapsack", "tune": 0, "seed": 0}
+_DEFAULTS = {"effort": "balanced", "tune": 0, "seed": 0}
 
 
 def build_command_lines(build: BuildDocument) -> tuple[str, ...]:
@@ -35,7 +35,11 @@ def build_command_lines(build: BuildDocument) -> tuple[str, ...]:
         if settings.get(name, default) != default:
             words += [f"--{name}", str(settings[name])]
     # What is stored is what was done; where nothing was asked for, effort and allocator decided it.
-    unasked = "off" if settings.get("effort") == "fast" or settings.get("allocator") in ("ramp", "preset") else "auto"
+    fast = settings.get("effort") == "fast"
+    allocator = settings.get("allocator", "knapsack")  # the oldest records know no other
+    if allocator != ("ramp" if fast else "best"):
+        words += ["--allocator", str(allocator)]
+    unasked = "off" if fast or allocator in ("ramp", "preset") else "auto"
     if settings.get("fold", unasked) != unasked:
         words += ["--fold", str(settings["fold"])]
     words += _option(settings, "policy")

@@ -35,13 +35,15 @@ def folding_section(build: BuildDocument) -> Section | None:
 def _measured(build: BuildDocument) -> Table | None:
     """The best files with and without, side by side."""
     rows = []
+    ours = [c for c in build.candidates if c.codec == "feedback" and c.origin != TUNED_ORIGIN and c.divergence]
+    # As in the record: an allocator whose plan was measured in one kind alone says nothing of folding.
+    both = {c.origin for c in ours if c.folded} & {c.origin for c in ours if not c.folded}
     for folded, label in ((True, "folded"), (False, "as it was")):
         found = [
             (divergence.mean_kl, candidate, divergence)
-            for candidate in build.candidates
-            if candidate.codec == "feedback"
-            and candidate.folded is folded
-            and candidate.origin != TUNED_ORIGIN
+            for candidate in ours
+            if candidate.folded is folded
+            and (candidate.origin in both or not both)
             and (divergence := candidate.divergence)
         ]
         if not found:

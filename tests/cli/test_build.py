@@ -92,6 +92,18 @@ def test_summary_is_the_golden_text(record: BuildRecord, tmp_path: Path, monkeyp
     _is_golden("summary.txt", summary_lines(record, Path("out")))
 
 
+def test_whose_plans_were_measured_is_told(record: BuildRecord) -> None:
+    knapsack = record.candidates[0]
+    ramp = dataclasses.replace(
+        knapsack, origin="ramp", folded=True, chosen=False, evaluation=_result("ramp", 90_000_000, 15.5, 0.0391)
+    )
+    assert not any("finalists" in line for line in summary_lines(record, Path("out")))
+    several = dataclasses.replace(record, candidates=(ramp, *record.candidates))
+    line = next(line for line in summary_lines(several, Path("out")) if "finalists" in line)
+    kl = knapsack.measured_kl
+    assert line == f"  finalists   KL measured: 0.0391 ramp, folded; {kl:#.3g} knapsack (this file)"
+
+
 def test_the_next_command_can_be_pasted(record: BuildRecord) -> None:
     assert "ramp-edge run 'my models/a\"b' -p" in summary_lines(record, Path('my models/a"b'))[-1]
 
@@ -158,6 +170,16 @@ def test_json_is_alone_on_stdout_and_a_dry_run_writes_nothing(tiny_gguf: Path, t
         ([], ["--device is missing", "ramp-edge devices list"]),
         (["-d", "raspberry-pi-5", "--target-size", "95"], ["--target-size", "95 MB"]),
         (["-d", "raspberry-pi-5", "--effort", "most"], ["--effort 'most'", "fast, balanced or max"]),
+        (["-d", "raspberry-pi-5", "--allocator", "rmap"], ["--allocator 'rmap'", "knapsack, ramp, preset or best"]),
+        (["-d", "raspberry-pi-5", "--allocator", "ramp", "--fold", "auto"], ["--fold auto", "--allocator best"]),
+        (
+            ["-d", "raspberry-pi-5", "--allocator", "preset", "--tune", "3"],
+            ["--tune has no part in --allocator preset"],
+        ),
+        (
+            ["-d", "raspberry-pi-5", "--effort", "fast", "--tune", "3", "--policy", "p.onnx"],
+            ["--policy has no part in --allocator knapsack", "--allocator ramp or best"],
+        ),
         (["-d", "raspberry-pi-5", "--types", "Q4_K,Q7_K"], ["--types 'Q7_K'", "did you mean"]),
         (["-d", "raspberry-pi-5", "--types", ""], ["--types is empty", "--types Q4_K,Q6_K"]),
         (["-d", "raspberry-pi-5", "--types", " , "], ["--types is empty"]),

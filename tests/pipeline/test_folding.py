@@ -12,10 +12,14 @@ import pytest
 from ramp_edge.build import build
 from ramp_edge.calibrate.text import TextWindows
 from ramp_edge.events import EventBus
+from ramp_edge.fold.plan import FoldPlan
 from ramp_edge.model.gguf_file import GgufTensors
 from ramp_edge.pipeline.calibration import held_out_windows, settings_for
-from ramp_edge.pipeline.record import BuildRecord, to_plain
+from ramp_edge.pipeline.folded_model import folding_record
+from ramp_edge.pipeline.folding import Folded
+from ramp_edge.pipeline.record import BuildRecord, CandidateRecord, to_plain
 from ramp_edge.pipeline.request import BuildRequest, Effort, Fold
+from ramp_edge.records import Divergence, ErrorTable, EvaluationResult, Perplexity
 
 Make = Callable[..., BuildRequest]
 
@@ -88,6 +92,26 @@ def test_the_default_follows_the_effort(tiny_request: Make) -> None:
     assert tiny_request(effort=Effort.FAST).folding is Fold.OFF
     assert tiny_request(effort=Effort.BALANCED).folding is Fold.AUTO
     assert tiny_request(effort=Effort.FAST, fold=Fold.ALWAYS).folding is Fold.ALWAYS
+
+
+def test_one_kind_gets_no_try_more(tiny_request: Make) -> None:
+    def measured(origin: str, kl: float, *, folded: bool) -> CandidateRecord:
+        result = EvaluationResult(
+            label=origin, file_bytes=1, perplexity=Perplexity(value=9.0, std_error=0.1, n_tokens=9, n_windows=1), seconds=0.1,
+            divergence=Divergence(mean_kl=kl, std_error=0.0, median_kl=kl, p99_kl=kl, top_token_agreement=1.0, n_tokens=9),
+        )  # fmt: skip
+        return CandidateRecord(
+            origin=origin, codec="feedback", file_bytes=1, predicted_kl=kl, evaluation=result, chosen=False, folded=folded
+        )  # fmt: skip
+
+    folded = Folded(plan=FoldPlan(order=None, scales={}), groups=(), outcomes=(), table=ErrorTable(kl={}), rounds=1)
+    knapsack = [measured("knapsack", 0.04, folded=True), measured("knapsack", 0.05, folded=False)]
+    ramp = measured("ramp", 0.03, folded=True)
+    for candidates in (knapsack, [*knapsack, ramp]):
+        record = folding_record("auto", folded, candidates)
+        assert (record.measured_kl_folded, record.measured_kl_unfolded) == (0.04, 0.05)
+    alone = folding_record("auto", folded, [ramp])
+    assert (alone.measured_kl_folded, alone.measured_kl_unfolded) == (0.03, None)
     assert tiny_request(fold=Fold.ALWAYS).fingerprint() != tiny_request(fold=Fold.OFF).fingerprint()
 
 

@@ -14,7 +14,7 @@ from ramp_edge.build import build
 from ramp_edge.codec.types import QuantType
 from ramp_edge.errors import PolicyFileError
 from ramp_edge.events import EventBus
-from ramp_edge.pipeline.request import AllocatorChoice, BuildRequest, Effort
+from ramp_edge.pipeline.request import AllocatorChoice, BuildRequest, Effort, Fold
 from ramp_edge.train.onnx_file import write_policy
 
 Make = Callable[..., BuildRequest]
@@ -40,22 +40,28 @@ def test_the_policy_s_build_needs_no_gradients(
     monkeypatch.setenv("RAMP_EDGE_CACHE", str(tmp_path / "empty"))
     events = EventBus()
     record = build(tiny_request(allocator=AllocatorChoice.RAMP), events)
-    assert record.origin == "ramp" and record.predicted_kl is None
+    assert record.origin == "ramp" and [c.origin for c in record.candidates] == ["ramp"]
     assert {"noise", "features"} <= set(events.stage_seconds)
     assert not {"fisher", "fisher head"} & set(events.stage_seconds)
     assert record.bits_per_weight <= 4.85
-    assert record.evaluation is not None and record.evaluation.divergence is not None
+    # Foreseen from forward passes alone, and not far from what is measured.
+    assert record.evaluation is not None and record.predicted_kl == pytest.approx(record.evaluation.mean_kl, rel=0.5)
+    assert sum(t.predicted_kl or 0.0 for t in record.tensors) == pytest.approx(record.predicted_kl)
+    # A preset is no candidate, but there to compare with.
+    preset = record.best_preset
+    assert preset is not None and preset.predicted_kl is not None and preset.predicted_kl > record.predicted_kl
+    assert preset.file_bytes <= record.file_bytes
 
 
 def test_best_measures_the_knapsack_and_the_policy(tiny_request: Make, tmp_path: Path) -> None:
     policy = policy_file(tmp_path / "down.onnx", -3.0)
     record = build(tiny_request(allocator=AllocatorChoice.BEST, policy=policy, effort=Effort.BALANCED), EventBus())
-    measured = {c.origin: c for c in record.candidates if c.codec == "feedback" and c.evaluation is not None}
-    assert set(measured) == {"knapsack", "ramp"}
-    kl = {o: c.evaluation.divergence.mean_kl for o, c in measured.items() if c.evaluation and c.evaluation.divergence}
+    measured = [c for c in record.candidates if c.codec == "feedback" and c.measured_kl is not None]
+    assert [(c.origin, c.folded) for c in measured] == [("knapsack", True), ("knapsack", False), ("ramp", True)]
     # A policy that gives every tensor fewer bits than the budget allows loses, and is not kept.
-    assert kl["knapsack"] < kl["ramp"] and measured["knapsack"].chosen
-    assert measured["ramp"].predicted_kl is not None
+    *knapsacks, ramp = measured
+    assert max(c.measured_kl or 0.0 for c in knapsacks) < (ramp.measured_kl or 0.0) and not ramp.chosen
+    assert (ramp.predicted_kl or 0.0) > 2 * (knapsacks[0].predicted_kl or 0.0), "measured all the same"
 
 
 def test_a_policy_decides_the_types(tiny_request: Make, tmp_path: Path) -> None:
@@ -88,3 +94,24 @@ def test_a_limit_on_speed_is_kept(tiny_request: Make) -> None:
     wanted = 1.0005 * free.predicted_decode_tok_s
     fast = build(tiny_request(allocator=AllocatorChoice.RAMP, dry_run=True, min_decode_tok_s=wanted), EventBus())
     assert fast.predicted_decode_tok_s >= wanted
+
+
+@pytest.mark.parametrize(
+    ("changes", "allocator", "fold"),
+    [
+        ({"effort": Effort.FAST}, AllocatorChoice.RAMP, Fold.OFF),
+        ({"effort": Effort.FAST, "fold": Fold.OFF}, AllocatorChoice.RAMP, Fold.OFF),
+        # What needs the error table gets it.
+        ({"effort": Effort.FAST, "fold": Fold.AUTO}, AllocatorChoice.KNAPSACK, Fold.AUTO),
+        ({"effort": Effort.FAST, "tune": 1}, AllocatorChoice.KNAPSACK, Fold.OFF),
+        ({}, AllocatorChoice.BEST, Fold.AUTO),
+        ({"effort": Effort.MAX}, AllocatorChoice.BEST, Fold.AUTO),
+        ({"effort": Effort.MAX, "fold": Fold.OFF}, AllocatorChoice.BEST, Fold.OFF),
+        ({"allocator": AllocatorChoice.RAMP}, AllocatorChoice.RAMP, Fold.OFF),
+        ({"allocator": AllocatorChoice.KNAPSACK, "effort": Effort.FAST}, AllocatorChoice.KNAPSACK, Fold.OFF),
+    ],
+)
+def test_the_effort_says_who_allocates(changes: dict[str, Any], allocator: AllocatorChoice, fold: Fold) -> None:
+    request = BuildRequest(model=None, device="raspberry-pi-5", output=Path("out"), **changes)
+    assert (request.allocating, request.folding) == (allocator, fold)
+    assert (request.settings()["allocator"], request.settings()["fold"]) == (allocator.value, fold.value)

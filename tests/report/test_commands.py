@@ -21,9 +21,11 @@ Folder = Callable[..., Path]
     ("changes", "expected"),
     [
         ({}, []),
-        ({"fold": Fold.OFF, "tune": 150, "allocator": AllocatorChoice.BEST}, ["--allocator", "best", "--tune", "150", "--fold", "off"]),
+        ({"fold": Fold.OFF, "tune": 150, "allocator": AllocatorChoice.BEST}, ["--tune", "150", "--fold", "off"]),
         ({"effort": Effort.FAST}, ["--effort", "fast"]),
-        ({"effort": Effort.FAST, "fold": Fold.AUTO}, ["--effort", "fast", "--fold", "auto"]),
+        ({"effort": Effort.FAST, "fold": Fold.AUTO}, ["--effort", "fast", "--allocator", "knapsack", "--fold", "auto"]),
+        ({"effort": Effort.FAST, "tune": 9}, ["--effort", "fast", "--tune", "9", "--allocator", "knapsack"]),
+        ({"allocator": AllocatorChoice.KNAPSACK}, ["--allocator", "knapsack"]),
         ({"allocator": AllocatorChoice.RAMP, "policy": Path("p.onnx")}, ["--allocator", "ramp", "--policy", "p.onnx"]),
     ],
 )  # fmt: skip

@@ -256,7 +256,7 @@ def test_the_commands_are_commands() -> None:
     lines = [line for block in only(report, Commands) for line in block.lines]
     assert lines == [
         "ramp-edge bench out --target local --depths 0,256 --repeats 5 --threads 1",
-        "ramp-edge build --device x86-avx512-32gb --target-bpw 4.5 -o out",
+        "ramp-edge build --device x86-avx512-32gb --target-bpw 4.5 --allocator knapsack -o out",
     ]
     for line in lines:
         verb, *words = shlex.split(line)[1:]
@@ -275,7 +275,7 @@ def test_every_setting_is_an_option(record: Record, folder: Folder) -> None:
     assert line == (
         "ramp-edge build 'my model.gguf' --device raspberry-pi-5 --ctx 1024 --kv-type Q8_0 --target-size '3500000 B' "
         "--target-bpw 4.5 --min-decode-tok-s 20.0 --types Q4_K,Q6_K --calibration a.txt --calibration b.txt --eval-text e.txt "
-        "--effort max --seed 3 --allow-requantize -o out"
+        "--effort max --seed 3 --allocator knapsack --allow-requantize -o out"
     )
     known = _parse("build").output
     assert all(word in known for word in shlex.split(line) if word.startswith("--"))

@@ -53,6 +53,17 @@ def test_groups_and_both_files(record: Record, folder: Folder) -> None:
     assert groups.rows[0].cells[5] == "1.0 %"
 
 
+def test_another_allocator_s_folded_plan_is_no_proof_of_folding(record: Record, folder: Folder) -> None:
+    """It was measured in one kind alone: its being better says nothing of the channels."""
+    data = record("new/build.json")
+    twin, *rest = measured(data, 0.005)
+    ramp = measured(data, 0.003)[0] | {"origin": "ramp"}
+    section = folding_of(folder(build=data | {"folding": FOLDING, "candidates": [twin, *rest, ramp]}))
+    assert section is not None
+    files = next(block for block in section.blocks if isinstance(block, Table))
+    assert files.rows[0].cells[2].startswith("0.0050")
+
+
 def test_one_measured_file_is_no_comparison(record: Record, folder: Folder) -> None:
     section = folding_of(
         folder(build=record("new/build.json", folding=FOLDING | {"reordered": False, "groups_kept": 0}))

@@ -28,8 +28,6 @@ from ramp_edge.codec.types import QuantType
 from ramp_edge.emit.layout import Layout, MetadataItem, plan_layout
 from ramp_edge.emit.write import Payload, write_gguf
 from ramp_edge.events import EventBus
-from ramp_edge.model.architecture import architecture_facts
-from ramp_edge.model.gguf_file import open_inventory
 from ramp_edge.pipeline.budget import legal_choices, resolve_limits
 from ramp_edge.pipeline.calibration import (
     Calibrated,
@@ -44,6 +42,7 @@ from ramp_edge.pipeline.emission import Emitter
 from ramp_edge.pipeline.fold_costs import FoldCosts
 from ramp_edge.pipeline.folded_model import folded_emitter
 from ramp_edge.pipeline.folding import Folded, Folding
+from ramp_edge.pipeline.model_source import open_model
 from ramp_edge.pipeline.request import EFFORTS, BuildRequest, Effort
 from ramp_edge.pipeline.texts import cut_texts, read_texts
 from ramp_edge.profile.load import load_target
@@ -102,11 +101,9 @@ class Compiler:
         )  # fmt: skip
         self._effort = EFFORTS[Effort.BALANCED]
         self._target = load_target(device)
-        self.inventory, self.tensors = open_inventory(reference, allow_requantize=False, events=self._events)
+        self._source = open_model(reference, self._events)
+        self.inventory, self.tensors = self._source.inventory, self._source.tensors
         self._pairs = {key: self.tensors.metadata_bytes(key) for key in self.tensors.header.metadata}
-        facts = architecture_facts(self.inventory.architecture)
-        assert facts is not None
-        self._facts = facts
         self.legal = legal_choices(self._request, self.inventory, self._target, calibrated=True)
         given = cut_texts(self._request, read_texts(self._request), self.inventory, self._events)
         self._text = prepare_text(self._request, self.inventory, given, threads, self._events)
@@ -116,8 +113,7 @@ class Compiler:
     def _calibrate(self) -> Calibrated:
         with ThreadPoolExecutor(self.threads) as pool, _cache_in(self.workshop.folder / "cache"):
             return calibrate(
-                self._request, self.inventory, self._facts, self.tensors, self.legal, self._text, self._target.backend, pool,
-                self._events,
+                self._request, self._source, self.legal, self._text, self._target.backend, pool, self._events
             )  # fmt: skip
 
     def load_rows(self, name: str, rows: npt.NDArray[np.int64]) -> Float32:

@@ -14,11 +14,10 @@ from comparison.imatrix import weighted_error
 from ramp_edge.allocate.cases import ModelCase
 from ramp_edge.codec.types import FLOAT_TYPES, QuantType
 from ramp_edge.events import EventBus
-from ramp_edge.model.architecture import architecture_facts
-from ramp_edge.model.gguf_file import open_inventory
 from ramp_edge.pipeline.budget import legal_choices
 from ramp_edge.pipeline.calibration import calibrate, forward_moments, load_rows, prepare_text
 from ramp_edge.pipeline.features import policy_features
+from ramp_edge.pipeline.model_source import open_model
 from ramp_edge.pipeline.request import EFFORTS, BuildRequest, Effort
 from ramp_edge.pipeline.texts import cut_texts, read_texts
 from ramp_edge.profile.load import load_target
@@ -41,16 +40,15 @@ def measure_case(
         threads=threads,
     )
     target = load_target(device)
-    inventory, tensors = open_inventory(model, events=events)
-    facts = architecture_facts(inventory.architecture)
-    assert facts is not None
+    source = open_model(model, events)
+    inventory, tensors = source.inventory, source.tensors
     legal = legal_choices(request, inventory, target, calibrated=True)
     given = cut_texts(request, read_texts(request), inventory, events)
     text = prepare_text(request, inventory, given, threads, events)
     with ThreadPoolExecutor(threads) as pool:
-        done = calibrate(request, inventory, facts, tensors, legal, text, target.backend, pool, events)
+        done = calibrate(request, source, legal, text, target.backend, pool, events)
         search = EFFORTS[effort].search
-        features = policy_features(inventory, facts, tensors, done.store, legal, target.backend, search, pool, events)
+        features = policy_features(source, done.store, legal, target.backend, search, pool, events)
         moments = forward_moments(inventory, done.store)
         weighted = weighted_error(inventory, moments, legal, partial(load_rows, tensors), threads)
     types = sorted((t for t in target.types if t not in FLOAT_TYPES), key=lambda t: (t.bits_per_weight, int(t)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ramp_edge.report.allocation import allocated, type_shares
-from ramp_edge.report.bench_sections import board_facts
+from ramp_edge.report.board_sections import board_facts
 from ramp_edge.report.build_sections import memory_bar
 from ramp_edge.report.candidates import FILE_SIZE, KL_AXIS, PREDICTED_SPEED
 from ramp_edge.report.documents import BuildDocument, DivergencePart, SpeedPart

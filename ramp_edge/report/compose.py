@@ -11,15 +11,12 @@ from ramp_edge.plain import one_line
 from ramp_edge.report.bench_sections import (
     bench_figures,
     bench_verdict,
-    board_section,
-    board_title,
     doubt_notes,
-    memory_section,
     prediction_text,
     speed_section,
-    target_name,
     threads_text,
 )
+from ramp_edge.report.board_sections import board_section, board_title, memory_section, target_name
 from ramp_edge.report.build_sections import BUILD_SECTIONS, LAST_SECTIONS
 from ramp_edge.report.build_verdict import build_figures, build_verdict
 from ramp_edge.report.compare_sections import (

@@ -47,7 +47,7 @@ _IN_SHORT = """
   lacks no feature explains. So no trained policy is shipped, and `--allocator ramp` without `--policy` is the outline.
 - Tuning on the target gives at most 2 to 3 percent; the aim of 0.95 looks out of reach by types alone.
 - The policy's pass takes less time than the gradients': 4.8 s beside 22 s for the embedded model and 53 s beside 84 s for SmolLM2-135M at `balanced`, on 2 cores.
-- `--allocator knapsack` is still the default; `best` measures both.
+- `--allocator best`, which measures both, is the default of `balanced` and `max`; `fast` takes the outline alone.
 """
 _PICTURE = """
 ![Bits by layer and role](results/policy-allocation.svg)

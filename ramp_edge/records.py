@@ -152,6 +152,8 @@ class TypeSupport:
     """Achieved bandwidth in decode relative to Q8_0 on the same device (1.0)."""
     decode_efficiency_in_cache: float | None
     """The same for a model that fits in the last cache; None: as above."""
+    output_row_s: float
+    """Seconds that a row of the output matrix costs beside its bytes, in a model beyond the last cache."""
     prefill_efficiency: float
     """Prefill tokens/s relative to Q8_0 on the same device (1.0)."""
     repacks: bool

@@ -5,8 +5,9 @@
     python tools/prediction_check.py here.yaml model-Q8_0.gguf model-Q4_0.gguf out/model.gguf
 
 All files take turns in every round, so that a drift of the machine's speed meets them alike; the median of the rounds counts.
-So does a wide model of Q8_0 as the probe times it: the last column takes what is measured relative to it, round by round, and so leaves out how far the
-machine itself has drifted since the probe. Other work on the machine spoils all figures.
+So do two models of Q8_0 as the probe times them, a wide one beyond the last cache and one within it: the last column takes what is measured relative to
+the one that is where the file is, round by round, and so leaves out how far the machine itself has drifted since the probe. Other work on the machine
+spoils all figures.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ramp_edge.device.bench_records import spread
 from ramp_edge.events import EventBus
 from ramp_edge.model.gguf_file import open_inventory
 from ramp_edge.model.synthetic import synthetic_model
-from ramp_edge.pipeline.probe import WIDE
+from ramp_edge.pipeline.probe import CACHED, WIDE
 from ramp_edge.profile.load import load_target
 from ramp_edge.profile.speed import decode_seconds
 from ramp_edge.records import DeviceTarget
@@ -61,9 +62,11 @@ def main() -> int:
     target = load_target(options.profile)
     bench = build_host_tools(EventBus()) / "llama-bench"
     with tempfile.TemporaryDirectory() as folder:
-        wide = Path(folder) / "wide-Q8_0-of-the-probe.gguf"
-        synthetic_model(QuantType.Q8_0, WIDE, Path(folder)).write(wide)
-        return _check([wide, *options.models], target, bench, options.rounds)
+        models = []
+        for name, shape in (("wide", WIDE), ("cached", CACHED)):
+            models.append(Path(folder) / f"{name}-Q8_0-of-the-probe.gguf")
+            synthetic_model(QuantType.Q8_0, shape, Path(folder)).write(models[-1])
+        return _check([*models, *options.models], target, bench, options.rounds)
 
 
 def _check(files: list[Path], target: DeviceTarget, bench: Path, rounds: int) -> int:
@@ -77,14 +80,15 @@ def _check(files: list[Path], target: DeviceTarget, bench: Path, rounds: int) ->
             samples[path].append(max(measured_tok_s(bench, path, target.decode_threads, lengths[path], 2)))
     columns = ("file", "predicted tok/s", "measured tok/s", "spread", "predicted / measured", "without drift")
     print(f"| {' | '.join(columns)} |\n|---|{'---:|' * (len(columns) - 1)}")
-    wide_tok_s = predicted_tok_s(files[0], target, lengths[files[0]])
     for path in files:
+        base = files[path.stat().st_size <= target.cache_bytes]
+        base_tok_s = predicted_tok_s(base, target, lengths[base])
         predicted, measured = predicted_tok_s(path, target, lengths[path]), statistics.median(samples[path])
-        # Round by round beside the wide model: what both share, the machine's speed of that minute, cancels.
-        beside = statistics.median(own / wide for own, wide in zip(samples[path], samples[files[0]], strict=True))
+        # Round by round beside the probe's model: what both share, the machine's speed of that minute, cancels.
+        beside = statistics.median(own / other for own, other in zip(samples[path], samples[base], strict=True))
         name = path.stem if path.stem != "model" else f"{path.parent.name}/model"
         cells = [name, f"{predicted:.1f}", f"{measured:.1f}", f"{spread(samples[path]):.0%}"]
-        cells += [f"{predicted / measured:.2f}", f"{predicted / (beside * wide_tok_s):.2f}"]
+        cells += [f"{predicted / measured:.2f}", f"{predicted / (beside * base_tok_s):.2f}"]
         print(f"| {' | '.join(cells)} |")
     return 0
 

@@ -112,13 +112,15 @@ def show_device(
     show(facts)
     # Only a probe tells speeds within the cache.
     inside = ["In cache"] if any(s.decode_efficiency_in_cache for s in target.types.values()) else []
-    types = make_table("Type", "Bits", "Decode", *inside, "Prefill", "Repacks", "Measured", "Source")
+    rows = ["Row (ns)"] if any(s.output_row_s for s in target.types.values()) else []
+    types = make_table("Type", "Bits", "Decode", *inside, *rows, "Prefill", "Repacks", "Measured", "Source")
     for kind, support in sorted(target.types.items(), key=lambda item: -item[0].bits_per_weight):
         types.add_row(
             kind.name,
             f"{kind.bits_per_weight:.3f}",
             f"{support.decode_efficiency:.2f}",
             *(efficiency_in_cache(support) for _ in inside),
+            *(f"{support.output_row_s * 1e9:.1f}" for _ in rows),
             f"{support.prefill_efficiency:.2f}",
             "yes" if support.repacks else "no",
             "yes" if support.measured else "no",
@@ -192,6 +194,7 @@ def _target_record(target: DeviceTarget) -> dict[str, Any]:
                 "bits_per_weight": kind.bits_per_weight,
                 "decode_efficiency": s.decode_efficiency,
                 "decode_efficiency_in_cache": s.decode_efficiency_in_cache,
+                "output_row_s": s.output_row_s,
                 "prefill_efficiency": s.prefill_efficiency,
                 "repacks": s.repacks,
                 "source": s.source,

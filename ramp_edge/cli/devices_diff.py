@@ -94,6 +94,7 @@ def differences(a: DeviceTarget, b: DeviceTarget) -> list[Difference]:
         if one.decode_efficiency_in_cache or other.decode_efficiency_in_cache:
             inside = [s.decode_efficiency_in_cache or s.decode_efficiency for s in (one, other)]
             figure(f"{kind.name} decode in the cache", inside[0], inside[1], "")
+        figure(f"{kind.name} output row", one.output_row_s * 1e9, other.output_row_s * 1e9, " ns")
         figure(f"{kind.name} prefill", one.prefill_efficiency, other.prefill_efficiency, "")
         word(f"{kind.name} repacks", "yes" if one.repacks else "no", "yes" if other.repacks else "no")
     return found

@@ -150,7 +150,7 @@ def _print(request: ProbeRequest, result: ProbeResult) -> None:
         **{s.quant_type: s.decode_spread for s in measured.types},
     }
     inside = ["In cache"] if measured.types_in_cache else []
-    table = make_table("Type", "Bits", "Decode", "Spread", *inside, "Prefill", "Repacks")
+    table = make_table("Type", "Bits", "Decode", "Spread", *inside, "Row (ns)", "Prefill", "Repacks")
     for kind, support in sorted(target.types.items(), key=lambda item: -item[0].bits_per_weight):
         table.add_row(
             kind.name,
@@ -158,11 +158,15 @@ def _print(request: ProbeRequest, result: ProbeResult) -> None:
             f"{support.decode_efficiency:.2f}",
             f"{spreads[kind]:.0%}",
             *(efficiency_in_cache(support) for _ in inside),
+            f"{support.output_row_s * 1e9:.1f}",
             f"{support.prefill_efficiency:.2f}",
             "yes" if support.repacks else "no",
         )
     show(table)
     held = ", in cache: the same for a model that it holds" if inside else ""
-    typer.echo(f"Decode: bytes per second relative to Q8_0{held}; prefill: tokens per second relative to Q8_0.")
+    typer.echo(
+        f"Decode: bytes per second relative to Q8_0{held}; row: what each row of the output matrix costs beside its bytes;"
+    )
+    typer.echo("prefill: tokens per second relative to Q8_0.")
     typer.echo(f"  written  {request.output}")
     typer.echo(f"  next     ramp-edge build --device {request.output}")

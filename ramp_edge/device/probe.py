@@ -71,6 +71,8 @@ class ProbeMeasurements:
     """The wide model beside itself, whose spread is the board's noise, then the other shapes, the cached one last."""
     types: tuple[TypeSpeed, ...]
     """Every other type."""
+    types_tall: tuple[TypeSpeed, ...]
+    """The same in a model of many words."""
     types_in_cache: tuple[TypeSpeed, ...]
     """Those of them whose cached model the last cache holds; none where it does not hold that of Q8_0."""
     rounds: int
@@ -138,7 +140,7 @@ class _Probe:
                     wide_path, thread_candidates(before.usable_cores or before.cores or 1, self._options.threads)
                 )
             self._threads = pick_threads(sweep)[0]
-            total = models.n_types * (2 if inside else 1) + 2 + len(models.shapes)
+            total = models.n_types * (3 if inside else 2) + 2 + len(models.shapes)
             with self._events.stage(f"types on {where}", total=total, unit="types") as stage:
 
                 def turns(base: Placed, model: TimedModel | Placed, rounds: int = self._options.rounds) -> Turns:
@@ -149,9 +151,10 @@ class _Probe:
                 of_q8_0: tuple[TimedModel | Placed, ...] = (wide, *models.shapes, cached)
                 q8_0 = [turns(wide, model, SHAPE_ROUNDS * self._options.rounds) for model in of_q8_0]
                 found = [turns(wide, model) for model in models.types]
+                tall = [turns(wide, model) for model in models.types_tall]
                 held = (model for model in models.types_in_cache if model.matrix_bytes <= (cache_bytes or 0))
                 in_cache = [turns(cached, model) for model in held] if inside else []
-        wide_s = statistics.median(s for turns in (*q8_0, *found) for s in turns.base_seconds)
+        wide_s = statistics.median(s for turns in (*q8_0, *found, *tall) for s in turns.base_seconds)
         cached_s = wide_s * q8_0[-1].decode_ratio
         return ProbeMeasurements(
             facts_before=before,
@@ -164,6 +167,7 @@ class _Probe:
             sweep=sweep,
             q8_0=tuple(turns.speed(wide_s) for turns in q8_0),
             types=tuple(turns.speed(wide_s) for turns in found),
+            types_tall=tuple(turns.speed(wide_s) for turns in tall),
             types_in_cache=tuple(turns.speed(cached_s) for turns in in_cache),
             rounds=self._options.rounds,
         )

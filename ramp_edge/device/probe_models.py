@@ -21,6 +21,8 @@ class TimedModel:
     strip: bytes
     repeats: int
     n_layer: int
+    n_output_rows: int
+    """Of the output matrix: its vocabulary."""
 
     @property
     def matrix_bytes(self) -> int:
@@ -44,6 +46,8 @@ class ProbeModels:
     """Of Q8_0, one that a cache may hold."""
     types: Iterator[TimedModel]
     """As wide as `wide`."""
+    types_tall: Iterator[TimedModel]
+    """Of few layers and many words; the one of Q8_0 is among the shapes."""
     types_in_cache: Iterator[TimedModel]
     """Of the shape of `cached`."""
     n_types: int
@@ -87,7 +91,10 @@ class Turns:
     def speed(self, base_s: float) -> TypeSpeed:
         """What it comes to where the base takes `base_s` a token."""
         timing = Timing(
-            matrix_bytes=self.model.matrix_bytes, n_layer=self.model.n_layer, seconds=base_s * self.decode_ratio
+            matrix_bytes=self.model.matrix_bytes,
+            n_layer=self.model.n_layer,
+            n_output_rows=self.model.n_output_rows,
+            seconds=base_s * self.decode_ratio,
         )
         return TypeSpeed(
             quant_type=self.model.quant_type,

@@ -1,9 +1,9 @@
 """From times of synthetic models to the figures of a profile.
 
-A token's time is taken as bytes x seconds per byte of their type, plus a fixed part, plus a part per layer; bytes and layers cost less
-where all weights stay in the last cache (`profile/speed.py` predicts with the same formula). Five models of Q8_0, wide and deep ones beyond the
-cache and three within it, give its unknowns; each other type then gives one figure with a wide model, and one with a model in the cache, where
-what a kernel computes counts more than what it reads.
+A token's time is taken as bytes x seconds per byte of their type, plus a fixed part, plus parts per layer and per row of the output matrix; bytes and
+layers cost less where all weights stay in the last cache, and rows nothing (`profile/speed.py` predicts with the same formula). Six models of Q8_0, a
+wide, a deep and a tall one beyond the cache and three within it, give its unknowns; each other type then gives two figures with a wide and a tall model, and
+one with a model in the cache, where what a kernel computes counts more than what it reads.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class Timing:
 
     matrix_bytes: int
     n_layer: int
+    n_output_rows: int
     seconds: float
 
 
@@ -38,6 +39,7 @@ class Overheads:
     token_s: float
     layer_s: float
     layer_in_cache_s: float
+    output_row_s: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +51,8 @@ class SpeedFit:
     """Bytes per second relative to Q8_0's."""
     decode_efficiency_in_cache: dict[QuantType, float]
     """The same within the cache; empty where nothing was timed there."""
+    output_row_s: dict[QuantType, float]
+    """Seconds of a row of the output matrix beside its bytes, beyond the cache."""
 
 
 def fit_overheads(timings: Sequence[Timing], cache_bytes: int) -> Overheads:
@@ -66,6 +70,7 @@ def fit_overheads(timings: Sequence[Timing], cache_bytes: int) -> Overheads:
                 1.0,
                 t.n_layer * (not (both and inside)),
                 t.n_layer * (both and inside),
+                t.n_output_rows * (not (both and inside)),
             ]
             for t, inside in zip(timings, in_cache, strict=True)
         ]
@@ -74,13 +79,14 @@ def fit_overheads(timings: Sequence[Timing], cache_bytes: int) -> Overheads:
     rows = terms / np.array([t.seconds for t in timings])[:, None]
     # Where nothing tells the two apart, the second columns are empty and nothing is asked of them.
     found = _least_squares(rows, positive=2 if both else 1)
-    per_byte_s, per_byte_in_cache_s, token_s, layer_s, layer_in_cache_s = map(float, found)
+    per_byte_s, per_byte_in_cache_s, token_s, layer_s, layer_in_cache_s, output_row_s = map(float, found)
     return Overheads(
         seconds_per_byte=per_byte_s,
         seconds_per_byte_in_cache=per_byte_in_cache_s if both else per_byte_s,
         token_s=token_s,
         layer_s=layer_s,
         layer_in_cache_s=layer_in_cache_s if both else layer_s,
+        output_row_s=output_row_s,
     )
 
 
@@ -108,27 +114,48 @@ def fit_speeds(
     types: Mapping[QuantType, Timing],
     cache_bytes: int,
     types_in_cache: Mapping[QuantType, Timing] | None = None,
+    types_tall: Mapping[QuantType, Timing] | None = None,
 ) -> SpeedFit:
-    """The figures of a board from models of Q8_0, one of every other type that no cache holds, and, where given, one that it holds."""
+    """The figures of a board from models of Q8_0, one of every other type that no cache holds, and, where given, one that it holds and
+    one with many output rows."""
     overheads = fit_overheads(q8_0, cache_bytes)
-
-    def efficiencies(timings: Mapping[QuantType, Timing]) -> dict[QuantType, float]:
-        return {
-            QuantType.Q8_0: 1.0,
-            **{t: _efficiency(timing, overheads, cache_bytes) for t, timing in timings.items()},
-        }
-
+    rows = {
+        kind: _row_seconds(timing, (types_tall or {})[kind], overheads, cache_bytes)
+        if kind in (types_tall or {})
+        else 0.0
+        for kind, timing in types.items()
+    }
+    inside = types_in_cache or {}
+    found = {kind: _efficiency(timing, overheads, cache_bytes, rows[kind]) for kind, timing in types.items()}
+    held = {kind: _efficiency(timing, overheads, cache_bytes, 0.0) for kind, timing in inside.items()}
     return SpeedFit(
         overheads=overheads,
-        decode_efficiency=efficiencies(types),
-        decode_efficiency_in_cache=efficiencies(types_in_cache) if types_in_cache else {},
+        decode_efficiency={QuantType.Q8_0: 1.0, **found},
+        decode_efficiency_in_cache={QuantType.Q8_0: 1.0, **held} if held else {},
+        output_row_s={QuantType.Q8_0: overheads.output_row_s, **rows},
     )
 
 
-def _efficiency(timing: Timing, overheads: Overheads, cache_bytes: int) -> float:
+def _reading_s(timing: Timing, overheads: Overheads, cache_bytes: int) -> float:
+    """Seconds of a token that are neither its own nor its layers'."""
+    layer_s = overheads.layer_in_cache_s if timing.matrix_bytes <= cache_bytes else overheads.layer_s
+    # Never less than half of the time: a model that small would be timed for nothing.
+    return max(timing.seconds - overheads.token_s - timing.n_layer * layer_s, timing.seconds / 2)
+
+
+def _row_seconds(wide: Timing, tall: Timing, overheads: Overheads, cache_bytes: int) -> float:
+    """What a row costs, where both times are bytes and rows of one type; 0 where rows come for nothing, as in repacked types, and
+    where a cache holds the tall model alone."""
+    if (tall.matrix_bytes <= cache_bytes) != (wide.matrix_bytes <= cache_bytes):
+        return 0.0
+    wide_s, tall_s = (_reading_s(t, overheads, cache_bytes) for t in (wide, tall))
+    share = tall.matrix_bytes / wide.matrix_bytes
+    more_rows = tall.n_output_rows - share * wide.n_output_rows
+    return max(0.0, (tall_s - share * wide_s) / more_rows) if more_rows > 0 else 0.0
+
+
+def _efficiency(timing: Timing, overheads: Overheads, cache_bytes: int, row_s: float) -> float:
     inside = timing.matrix_bytes <= cache_bytes
     per_byte_s = overheads.seconds_per_byte_in_cache if inside else overheads.seconds_per_byte
-    fixed_s = overheads.token_s + timing.n_layer * (overheads.layer_in_cache_s if inside else overheads.layer_s)
-    # Never less than half of the time: a model that small would be timed for nothing.
-    reading_s = max(timing.seconds - fixed_s, timing.seconds / 2)
-    return per_byte_s * timing.matrix_bytes / reading_s
+    reading_s = _reading_s(timing, overheads, cache_bytes)
+    return per_byte_s * timing.matrix_bytes / max(reading_s - timing.n_output_rows * row_s, reading_s / 2)

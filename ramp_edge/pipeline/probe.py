@@ -39,6 +39,8 @@ COMMENT = "Measured on the board by `ramp-edge probe`."
 """First line of what probe writes: only such a file is written over."""
 WIDE = Shape(n_embd=2048, n_layer=4, n_vocab=4096)
 DEEP = Shape(n_embd=512, n_layer=64, n_vocab=4096)
+TALL = Shape(n_embd=512, n_layer=2, n_vocab=262144)
+"""As small models are, and more: nearly all bytes in an output matrix of many short rows. Of 2 bits it still is beyond a cache of 32 MB."""
 SMALL = Shape(n_embd=256, n_layer=4, n_vocab=4096)
 SMALL_DEEP = Shape(n_embd=256, n_layer=16, n_vocab=4096)
 CACHED = Shape(n_embd=512, n_layer=2, n_vocab=2048)
@@ -86,11 +88,12 @@ def probe_target(request: ProbeRequest, events: EventBus) -> ProbeResult:
                 wide=timed_model("wide", QuantType.Q8_0, WIDE, work),
                 shapes=tuple(
                     timed_model(name, QuantType.Q8_0, shape, work)
-                    for name, shape in (("deep", DEEP), ("small", SMALL), ("small-deep", SMALL_DEEP))
+                    for name, shape in (("deep", DEEP), ("tall", TALL), ("small", SMALL), ("small-deep", SMALL_DEEP))
                 ),
                 cached=timed_model("cached", QuantType.Q8_0, CACHED, work),
                 # One at a time, so that neither memory nor disk holds them all.
                 types=(timed_model("wide", t, WIDE, work) for t in types),
+                types_tall=(timed_model("tall", t, TALL, work) for t in types),
                 types_in_cache=(timed_model("cached", t, CACHED, work) for t in types),
                 n_types=len(types),
             ),
@@ -103,6 +106,7 @@ def probe_target(request: ProbeRequest, events: EventBus) -> ProbeResult:
         {speed.quant_type: speed.decode for speed in measurements.types},
         measurements.cache_bytes or 0,
         {speed.quant_type: speed.decode for speed in measurements.types_in_cache},
+        {speed.quant_type: speed.decode for speed in measurements.types_tall},
     )
     profile = probed_profile(measurements, fit, base, request.spec, commit)
     write_profile(request.output, profile, _comment(measurements, request, commit))
@@ -119,6 +123,7 @@ def timed_model(name: str, quant_type: QuantType, shape: Shape, work: Path) -> T
         strip=made.strip,
         repeats=made.repeats,
         n_layer=shape.n_layer,
+        n_output_rows=shape.n_vocab,
     )
 
 
@@ -215,6 +220,7 @@ def _figures(kind: QuantType, speed: TypeSpeed, fit: SpeedFit, source: str) -> T
     return TypeFigures(
         decode_efficiency=_limited(fit.decode_efficiency[kind]),
         decode_efficiency_in_cache=None if in_cache is None else _limited(in_cache),
+        output_row_nanoseconds=round(fit.output_row_s[kind] * 1e9, 3),
         # The measure of all others, whatever its noise.
         prefill_efficiency=1.0 if kind is QuantType.Q8_0 else _limited(speed.prefill_ratio),
         repacks=speed.repacks,
@@ -274,6 +280,7 @@ def _comment(measured: ProbeMeasurements, request: ProbeRequest, commit: str | N
 def probe_bytes(types: tuple[QuantType, ...]) -> tuple[int, int]:
     """(bytes that are sent to the board, most bytes on its disk at a time) for these types, norms and headers left out."""
     strips = [STRIP_ROWS * t.row_bytes(WIDE.n_embd) for t in types]
-    per_strip = WIDE.n_matrix_rows // STRIP_ROWS
-    held = STRIP_ROWS * QuantType.Q8_0.row_bytes(WIDE.n_embd) * per_strip + max(strips) * per_strip
-    return sum(strips), held
+    others = [STRIP_ROWS * t.row_bytes(shape.n_embd) for t in types for shape in (TALL, CACHED)]
+    widest = max(types, key=lambda t: t.bits_per_weight)
+    most = max(widest.row_bytes(shape.n_embd) * shape.n_matrix_rows for shape in (WIDE, TALL))
+    return sum(strips) + sum(others), QuantType.Q8_0.row_bytes(WIDE.n_embd) * WIDE.n_matrix_rows + most

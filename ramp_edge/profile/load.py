@@ -283,6 +283,7 @@ def _target(path: Path, document: LocatedYaml) -> DeviceTarget:
         QuantType[name]: TypeSupport(
             decode_efficiency=figures.decode_efficiency,
             decode_efficiency_in_cache=figures.decode_efficiency_in_cache,
+            output_row_s=figures.output_row_nanoseconds * 1e-9,
             prefill_efficiency=figures.prefill_efficiency,
             repacks=figures.repacks,
             source=figures.source,

@@ -169,6 +169,13 @@ class TypeFigures(_Sourced):
         default=None,
         description="The same for a model that fits in the last cache; as decode_efficiency where it is absent.",
     )
+    output_row_nanoseconds: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=1e6,
+        allow_inf_nan=False,
+        description="Nanoseconds that each row of the output matrix costs beside its bytes, beyond the last cache.",
+    )
     prefill_efficiency: Ratio = Field(description="Prefill tokens per second relative to Q8_0 on this device.")
     repacks: bool = Field(strict=True, description="True where llama.cpp's CPU backend converts the type on load.")
 

@@ -1,7 +1,7 @@
 """Decode speed: a token reads every weight once, so seconds are bytes over the bandwidth that the type's kernel reaches.
 
 seconds = bytes / (effective bandwidth x decode efficiency of the type), plus the part of the KV cache in use and an overhead
-per token and per layer. Where all weights stay in the last cache, bandwidth, efficiencies and the overhead of a layer are others (`as_run`). An untied token embedding is a look-up of one row; a tied one is read whole, as the output matrix. Stacked expert
+per token, per layer and per row of the output matrix. Where all weights stay in the last cache, bandwidth, efficiencies and overheads are others (`as_run`). An untied token embedding is a look-up of one row; a tied one is read whole, as the output matrix. Stacked expert
 tensors are charged in full, which overstates mixture-of-experts models.
 """
 
@@ -13,11 +13,15 @@ from dataclasses import replace
 from ramp_edge.codec.types import QuantType
 from ramp_edge.errors import ProfileError
 from ramp_edge.profile.memory import kv_cell_bytes, planned_type, tensor_bytes
-from ramp_edge.records import DeviceTarget, ModelInventory, Role, TensorInfo
+from ramp_edge.records import DeviceTarget, ModelInventory, Role, TensorInfo, TypeSupport
 
 
 def seconds_per_byte(quant_type: QuantType, target: DeviceTarget) -> float:
     """Seconds to stream one byte of that type in decode. Raises ProfileError for a type the device does not list."""
+    return 1.0 / (target.bandwidth_effective_bytes_s * _support(quant_type, target).decode_efficiency)
+
+
+def _support(quant_type: QuantType, target: DeviceTarget) -> TypeSupport:
     support = target.types.get(quant_type)
     if support is None and quant_type.is_float:
         # F32 norms and BF16 stream like F16, which every profile lists.
@@ -28,7 +32,7 @@ def seconds_per_byte(quant_type: QuantType, target: DeviceTarget) -> float:
             f"{target.name} lists no {quant_type.name}, so its speed is not known",
             hint=f"listed: {listed}; add types.{quant_type.name} to {target.profile_path}",
         )
-    return 1.0 / (target.bandwidth_effective_bytes_s * support.decode_efficiency)
+    return support
 
 
 def as_run(target: DeviceTarget, weight_bytes: int) -> DeviceTarget:
@@ -36,7 +40,7 @@ def as_run(target: DeviceTarget, weight_bytes: int) -> DeviceTarget:
     if weight_bytes > target.cache_bytes:
         return target
     types = {
-        kind: replace(support, decode_efficiency=support.decode_efficiency_in_cache)
+        kind: replace(support, decode_efficiency=support.decode_efficiency_in_cache, output_row_s=0.0)
         for kind, support in target.types.items()
         if support.decode_efficiency_in_cache is not None
     }
@@ -51,10 +55,11 @@ def as_run(target: DeviceTarget, weight_bytes: int) -> DeviceTarget:
 def tensor_seconds(tensor: TensorInfo, quant_type: QuantType, target: DeviceTarget, *, tied: bool) -> float:
     """Seconds per decoded token that this tensor costs; `tied` where the embedding is the output matrix as well."""
     if tensor.role is Role.TOKEN_EMBD and not tied:
-        size_bytes = quant_type.row_bytes(tensor.n_cols)
-    else:
-        size_bytes = tensor_bytes(tensor, quant_type)
-    return size_bytes * seconds_per_byte(quant_type, target)
+        return quant_type.row_bytes(tensor.n_cols) * seconds_per_byte(quant_type, target)
+    seconds = tensor_bytes(tensor, quant_type) * seconds_per_byte(quant_type, target)
+    if tensor.role in (Role.OUTPUT, Role.TOKEN_EMBD):
+        seconds += tensor.n_rows * _support(quant_type, target).output_row_s
+    return seconds
 
 
 def kv_read_bytes(inventory: ModelInventory, ctx_used: int, kv_type: QuantType) -> int:

@@ -89,6 +89,7 @@ class TypeSupportPart(RecordPart):
 
     decode_efficiency: Positive
     decode_efficiency_in_cache: Positive | None = None
+    output_row_s: float | None = Field(default=None, ge=0)
     prefill_efficiency: Positive
     repacks: bool
     source: Prose

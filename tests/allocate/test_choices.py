@@ -19,6 +19,7 @@ def device(types: Iterable[QuantType]) -> DeviceTarget:
     support = TypeSupport(
         decode_efficiency=1.0,
         decode_efficiency_in_cache=None,
+        output_row_s=0.0,
         prefill_efficiency=1.0,
         repacks=False,
         source="test",

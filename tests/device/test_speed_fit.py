@@ -11,37 +11,48 @@ from ramp_edge.codec.types import QuantType
 from ramp_edge.device.speed_fit import Timing, fit_overheads, fit_speeds
 
 CACHE_BYTES = 32_000_000
-SHAPES = ((133_000_000, 4), (125_000_000, 64), (3_000_000, 4), (8_000_000, 16), (5_000_000, 2))
-"""Matrix bytes and layers of the probe's models in Q8_0."""
+SHAPES = (
+    (133_000_000, 4, 4096), (125_000_000, 64, 4096), (75_000_000, 2, 131_072),
+    (3_000_000, 4, 4096), (8_000_000, 16, 4096), (5_000_000, 2, 2048),
+)  # fmt: skip
+"""Matrix bytes, layers and output rows of the probe's models in Q8_0."""
+
+
+def timing(size: int, layers: int, rows: int, seconds: float) -> Timing:
+    return Timing(matrix_bytes=size, n_layer=layers, n_output_rows=rows, seconds=seconds)
 
 
 def timings(
-    per_byte_s: float, byte_in_cache_s: float, token_s: float, layer_s: float, in_cache_s: float
+    per_byte_s: float, byte_in_cache_s: float, token_s: float, layer_s: float, in_cache_s: float, row_s: float = 0.0
 ) -> list[Timing]:
-    def seconds(size: int, n: int) -> float:
-        inside = size <= CACHE_BYTES
-        return size * (byte_in_cache_s if inside else per_byte_s) + token_s + n * (in_cache_s if inside else layer_s)
+    def seconds(size: int, n: int, rows: int) -> float:
+        if size <= CACHE_BYTES:
+            return size * byte_in_cache_s + token_s + n * in_cache_s
+        return size * per_byte_s + token_s + n * layer_s + rows * row_s
 
-    return [Timing(matrix_bytes=size, n_layer=n, seconds=seconds(size, n)) for size, n in SHAPES]
+    return [timing(*shape, seconds(*shape)) for shape in SHAPES]
 
 
 @settings(deadline=None)
 @given(
-    st.floats(1e9, 1e12), st.floats(1e9, 1e12), st.floats(0, 1e-3), st.floats(0, 1e-3), st.floats(0, 1e-4)
+    st.floats(1e9, 1e12), st.floats(1e9, 1e12), st.floats(0, 1e-3), st.floats(0, 1e-3), st.floats(0, 1e-4), st.floats(0, 1e-7)
 )  # fmt: skip
 def test_exact_times_give_their_own_prediction(
-    bandwidth: float, in_cache: float, token_s: float, layer_s: float, in_cache_s: float
+    bandwidth: float, in_cache: float, token_s: float, layer_s: float, in_cache_s: float, row_s: float
 ) -> None:
-    points = timings(1 / bandwidth, 1 / in_cache, token_s, layer_s, in_cache_s)
+    points = timings(1 / bandwidth, 1 / in_cache, token_s, layer_s, in_cache_s, row_s)
     fit = fit_overheads(points, CACHE_BYTES)
-    assert min(fit.token_s, fit.layer_s, fit.layer_in_cache_s) >= 0
+    assert min(fit.token_s, fit.layer_s, fit.layer_in_cache_s, fit.output_row_s) >= 0
     assert min(fit.seconds_per_byte, fit.seconds_per_byte_in_cache) > 0
-    again = timings(fit.seconds_per_byte, fit.seconds_per_byte_in_cache, fit.token_s, fit.layer_s, fit.layer_in_cache_s)
+    again = timings(
+        fit.seconds_per_byte, fit.seconds_per_byte_in_cache, fit.token_s, fit.layer_s, fit.layer_in_cache_s, fit.output_row_s
+    )  # fmt: skip
     np.testing.assert_allclose([t.seconds for t in again], [t.seconds for t in points], rtol=1e-6)
 
 
 def test_the_figures_themselves_come_back() -> None:
-    fit = fit_overheads(timings(1 / 25e9, 1 / 60e9, 20e-6, 55e-6, 18e-6), CACHE_BYTES)
+    fit = fit_overheads(timings(1 / 25e9, 1 / 60e9, 20e-6, 55e-6, 18e-6, 4e-9), CACHE_BYTES)
+    assert fit.output_row_s == pytest.approx(4e-9)
     assert fit.seconds_per_byte_in_cache == pytest.approx(1 / 60e9)
     assert (fit.seconds_per_byte, fit.token_s, fit.layer_s, fit.layer_in_cache_s) == pytest.approx(
         (1 / 25e9, 20e-6, 55e-6, 18e-6)
@@ -55,10 +66,12 @@ def test_without_a_cache_both_figures_are_the_same() -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.floats(1e-6, 1.0), min_size=5, max_size=5), st.sampled_from([0, CACHE_BYTES, 10**12]))
+@given(st.lists(st.floats(1e-6, 1.0), min_size=6, max_size=6), st.sampled_from([0, CACHE_BYTES, 10**12]))
 def test_any_times_give_usable_figures(seconds: list[float], cache_bytes: int) -> None:
-    points = [Timing(matrix_bytes=b, n_layer=n, seconds=s) for (b, n), s in zip(SHAPES, seconds, strict=True)]
-    fit = fit_speeds(points, {QuantType.Q4_0: points[0]}, cache_bytes, {QuantType.Q4_0: points[4]})
+    points = [timing(*shape, s) for shape, s in zip(SHAPES, seconds, strict=True)]
+    q4_0 = QuantType.Q4_0
+    fit = fit_speeds(points, {q4_0: points[0]}, cache_bytes, {q4_0: points[5]}, {q4_0: points[2]})
+    assert min(fit.overheads.output_row_s, fit.output_row_s[q4_0]) >= 0
     assert min(fit.overheads.seconds_per_byte, fit.overheads.seconds_per_byte_in_cache) > 0
     assert 0 < fit.decode_efficiency_in_cache[QuantType.Q4_0] < float("inf")
     assert min(fit.overheads.token_s, fit.overheads.layer_s, fit.overheads.layer_in_cache_s) >= 0
@@ -73,8 +86,8 @@ def test_a_type_with_half_the_bytes_in_half_the_reading_time_is_as_efficient() -
     fit = fit_speeds(
         q8_0,
         {
-            QuantType.Q4_0: Timing(matrix_bytes=size, n_layer=4, seconds=size / 20e9 + fixed_s),
-            QuantType.IQ3_S: Timing(matrix_bytes=size, n_layer=4, seconds=size / 5e9 + fixed_s),
+            QuantType.Q4_0: timing(size, 4, 4096, size / 20e9 + fixed_s),
+            QuantType.IQ3_S: timing(size, 4, 4096, size / 5e9 + fixed_s),
         },
         CACHE_BYTES,
     )
@@ -84,8 +97,33 @@ def test_a_type_with_half_the_bytes_in_half_the_reading_time_is_as_efficient() -
 
 def test_a_type_may_be_fast_in_memory_and_slow_in_the_cache() -> None:
     q8_0 = timings(1 / 20e9, 1 / 50e9, 50e-6, 40e-6, 10e-6)
-    wide = Timing(matrix_bytes=70_000_000, n_layer=4, seconds=70e6 / 20e9 + 50e-6 + 4 * 40e-6)
-    cached = Timing(matrix_bytes=2_600_000, n_layer=2, seconds=2.6e6 / 25e9 + 50e-6 + 2 * 10e-6)
+    wide = timing(70_000_000, 4, 4096, 70e6 / 20e9 + 50e-6 + 4 * 40e-6)
+    cached = timing(2_600_000, 2, 2048, 2.6e6 / 25e9 + 50e-6 + 2 * 10e-6)
     fit = fit_speeds(q8_0, {QuantType.Q4_K: wide}, CACHE_BYTES, {QuantType.Q4_K: cached})
     assert fit.decode_efficiency[QuantType.Q4_K] == pytest.approx(1.0)
     assert fit.decode_efficiency_in_cache == pytest.approx({QuantType.Q8_0: 1.0, QuantType.Q4_K: 0.5})
+
+
+def test_a_type_may_pay_for_rows_that_another_does_not() -> None:
+    """Where kernels work on rows one by one, short ones cost more than their bytes; repacked types take several at once."""
+    q8_0 = timings(1 / 20e9, 1 / 50e9, 50e-6, 40e-6, 10e-6, 4e-9)
+    wide_bytes, tall_bytes = 100_000_000, 56_000_000
+
+    def pair(row_s: float) -> tuple[Timing, Timing]:
+        wide_s = wide_bytes / 10e9 + 50e-6 + 4 * 40e-6 + 4096 * row_s
+        tall_s = tall_bytes / 10e9 + 50e-6 + 2 * 40e-6 + 131_072 * row_s
+        return timing(wide_bytes, 4, 4096, wide_s), timing(tall_bytes, 2, 131_072, tall_s)
+
+    (q6_k, tall_q6_k), (q4_0, tall_q4_0) = pair(11e-9), pair(-1e-9)
+    fit = fit_speeds(
+        q8_0,
+        {QuantType.Q6_K: q6_k, QuantType.Q4_0: q4_0},
+        CACHE_BYTES,
+        None,
+        {QuantType.Q6_K: tall_q6_k, QuantType.Q4_0: tall_q4_0},
+    )
+    assert fit.output_row_s[QuantType.Q8_0] == pytest.approx(4e-9)
+    assert fit.output_row_s[QuantType.Q6_K] == pytest.approx(11e-9)
+    assert fit.decode_efficiency[QuantType.Q6_K] == pytest.approx(0.5)
+    assert fit.output_row_s[QuantType.Q4_0] == 0.0, "never negative: the wide model's time is then all bytes"
+    assert fit.decode_efficiency[QuantType.Q4_0] == pytest.approx(0.5, rel=0.01)

@@ -22,6 +22,7 @@ def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shapes whose figures mean nothing and that take no time."""
     monkeypatch.setattr(pipeline, "WIDE", Shape(n_embd=512, n_layer=1, n_vocab=512))
     monkeypatch.setattr(pipeline, "DEEP", Shape(n_embd=256, n_layer=4, n_vocab=512))
+    monkeypatch.setattr(pipeline, "TALL", Shape(n_embd=256, n_layer=1, n_vocab=1024))
     monkeypatch.setattr(pipeline, "SMALL", Shape(n_embd=256, n_layer=1, n_vocab=512))
     monkeypatch.setattr(pipeline, "SMALL_DEEP", Shape(n_embd=256, n_layer=2, n_vocab=512))
     monkeypatch.setattr(pipeline, "CACHED", Shape(n_embd=256, n_layer=1, n_vocab=256))
@@ -53,10 +54,12 @@ def test_a_probe_gives_a_profile_that_build_takes(small_models: None, tmp_path: 
     measured = result.measurements
     assert measured.copy_bytes_s is not None
     assert measured.copy_bytes_s > 1e8
-    assert [speed.decode.n_layer for speed in measured.q8_0] == [1, 4, 1, 2, 1]
+    assert [speed.decode.n_layer for speed in measured.q8_0] == [1, 4, 1, 1, 2, 1]
     own = measured.q8_0[0].decode.seconds
     assert all(0.02 < speed.decode.seconds / own < 50 for speed in measured.types), "the same size, other types"
     # The machine may hide its caches from a virtual one; where it tells, all these models fit into the last.
+    assert [s.decode.n_output_rows for s in measured.types_tall] == [1024] * 3
+    assert all(s.output_row_s >= 0.0 for s in target.types.values())
     others = {QuantType.F16, QuantType.Q4_0, QuantType.IQ3_S}
     assert {speed.quant_type for speed in measured.types_in_cache} == (others if measured.cache_bytes else set())
     assert (target.bandwidth_in_cache_bytes_s is None) == (not measured.types_in_cache)
@@ -88,5 +91,6 @@ def test_no_room_on_the_board_is_told_with_numbers(
 
 def test_the_plan_counts_what_is_sent() -> None:
     sent, held = probe_bytes((QuantType.Q8_0, QuantType.F16))
-    assert sent == 256 * (2048 // 32 * 34 + 2 * 2048)
-    assert held == (7 * 4 * 2048 + 4096) * (2048 // 32 * 34 + 2 * 2048)
+    wide, narrow = ((n_cols // 32 * 34, 2 * n_cols) for n_cols in (2048, 512))
+    assert sent == 256 * (sum(wide) + 2 * sum(narrow))
+    assert held == (7 * 4 * 2048 + 4096) * wide[0] + (7 * 2 * 512 + 262144) * narrow[1]

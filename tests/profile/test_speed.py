@@ -72,6 +72,22 @@ def test_more_bandwidth_is_faster(random_model: Callable[..., Path]) -> None:
     assert slow_s - slow.token_overhead_s == pytest.approx(2 * (fast_s - fast.token_overhead_s))
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_rows_of_the_output_matrix_cost_beside_their_bytes(
+    make_tiny_gguf: Callable[..., Path], tmp_path: Path, tied: bool
+) -> None:
+    inventory, _ = open_inventory(make_tiny_gguf(tmp_path / "model.gguf", tied=tied))
+    types = {t.name: QuantType.Q8_0 for t in inventory.quantizable}
+    plain = load_target("raspberry-pi-5")
+    q8_0 = dataclasses.replace(plain.types[QuantType.Q8_0], output_row_s=1e-6)
+    rows = dataclasses.replace(plain, types={**plain.types, QuantType.Q8_0: q8_0})
+    one, other = (decode_seconds(inventory, types, t, ctx_used=0, kv_type=QuantType.F16) for t in (plain, rows))
+    assert other - one == pytest.approx(inventory.hyper.vocab_size * 1e-6), "once, whatever else has as many rows"
+    cached = dataclasses.replace(q8_0, decode_efficiency_in_cache=1.0)
+    inside = as_run(dataclasses.replace(rows, cache_bytes=10**9, types={QuantType.Q8_0: cached}), 10**9)
+    assert inside.types[QuantType.Q8_0].output_row_s == 0.0
+
+
 def test_a_model_within_the_cache_has_its_own_figures(random_model: Callable[..., Path]) -> None:
     inventory, _ = open_inventory(random_model("qwen2-wide-ff"))
     types = {t.name: QuantType.Q4_0 for t in inventory.quantizable}

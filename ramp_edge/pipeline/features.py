@@ -122,8 +122,10 @@ def _type_errors(
             )
             out[row, [types.index(t) for t in found]] = list(found.values())
             stage.advance()
-    store.save(name, out.astype(np.float32))
-    return out
+    # What the cache gives back the next time, so that both builds choose and predict the same.
+    kept = out.astype(np.float32)
+    store.save(name, kept)
+    return kept.astype(np.float64)
 
 
 def _digest(*parts: object) -> str:

@@ -16,7 +16,7 @@ from ramp_edge.build import build
 from ramp_edge.errors import CacheError
 from ramp_edge.events import EventBus
 from ramp_edge.pipeline import calibration
-from ramp_edge.pipeline.request import EFFORTS, BuildRequest, Effort
+from ramp_edge.pipeline.request import EFFORTS, AllocatorChoice, BuildRequest, Effort
 
 Make = Callable[..., BuildRequest]
 Tokens = npt.NDArray[np.int32]
@@ -43,10 +43,13 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached: Path) -> 
 
 @pytest.mark.parametrize(
     ("name", "kept"),
-    [("text/*.npy", 0.5), ("table-*.json", 0.5), ("input.1.npy", 0.0), ("blk.1.ffn_in.moments.npy", 0.9)],
-)
+    [
+        ("text/*.npy", 0.5), ("table-*.json", 0.5), ("input.1.npy", 0.0), ("blk.1.ffn_in.moments.npy", 0.9),
+        ("features-*.npy", 0.7), ("type-errors-*.npy", 0.7), ("tied_forward.moments.npy", 0.7),
+    ],
+)  # fmt: skip
 def test_damaged_files_are_computed_again(tiny_request: Make, own_cache: Path, name: str, kept: float) -> None:
-    request = tiny_request(dry_run=True)
+    request = tiny_request(dry_run=True, allocator=AllocatorChoice.BEST)
     first = build(request, EventBus())
     (path,) = own_cache.rglob(name)
     whole = path.read_bytes()
@@ -60,7 +63,8 @@ def test_damaged_files_are_computed_again(tiny_request: Make, own_cache: Path, n
 def test_a_table_without_the_embeddings_moments_is_not_trusted(
     tiny_request: Make, own_cache: Path, make_tiny_gguf: Callable[..., Path], tmp_path: Path
 ) -> None:
-    request = tiny_request(model=str(make_tiny_gguf(tmp_path / "untied.gguf", tied=False)), dry_run=True)
+    untied = make_tiny_gguf(tmp_path / "untied.gguf", tied=False)
+    request = tiny_request(model=str(untied), dry_run=True, allocator=AllocatorChoice.KNAPSACK)
     first = build(request, EventBus())
     (path,) = own_cache.rglob("embedding.moments.npy")
     path.unlink()

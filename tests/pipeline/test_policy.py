@@ -44,6 +44,8 @@ def test_the_policy_s_build_needs_no_gradients(
     assert {"noise", "features"} <= set(events.stage_seconds)
     assert not {"fisher", "fisher head"} & set(events.stage_seconds)
     assert record.bits_per_weight <= 4.85
+    again = build(tiny_request(allocator=AllocatorChoice.RAMP, dry_run=True), EventBus())
+    assert again.tensors == record.tensors and again.predicted_kl == record.predicted_kl, "from the cache, the same"
     # Foreseen from forward passes alone, and not far from what is measured.
     assert record.evaluation is not None and record.predicted_kl == pytest.approx(record.evaluation.mean_kl, rel=0.5)
     assert sum(t.predicted_kl or 0.0 for t in record.tensors) == pytest.approx(record.predicted_kl)

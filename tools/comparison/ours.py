@@ -201,7 +201,7 @@ class Compiler:
         """Predicted KL with other moments or another search, from the same Fisher samples."""
         types = {name: entry.types for name, entry in self.legal.items()}
         settings = settings_for(self._request, self._text)
-        model = DecoderModel(self.inventory, self._facts, self.tensors.load_tensor)
+        model = DecoderModel(self.inventory, self._source.facts, self.tensors.load_tensor)
         block = partial(activation_block, backend=self._target.backend)
         with ThreadPoolExecutor(self.threads) as pool:
             builder = ErrorTableBuilder(self.inventory, self.load_rows, types, moments, pool, search, block)

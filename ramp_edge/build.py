@@ -82,7 +82,7 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
         )  # fmt: skip
         features = (
             policy_features(source, calibrated.store, legal, target.backend, effort.search, pool, events)
-            if request.allocating in (AllocatorChoice.RAMP, AllocatorChoice.BEST)
+            if request.allocating.asks_policy
             else None
         )
 

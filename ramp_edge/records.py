@@ -6,7 +6,7 @@ Shapes follow ggml: `n_cols` is ne[0] (the length of a row, the input width of a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -270,6 +270,21 @@ class ErrorTable:
 
 TUNED_ORIGIN = "tuned"
 """`Allocation.origin` of a plan that --tune found."""
+
+
+def comparable_origins(measured: Collection[tuple[str, bool]]) -> set[str]:
+    """Of plans that were measured, as (origin, folded): the origins to tell by what folding is worth, those measured in both kinds.
+
+    An allocator whose plan was measured in one kind alone would give that kind one try more.
+    """
+    return {origin for origin, folded in measured if folded} & {origin for origin, folded in measured if not folded}
+
+
+def plan_label(origin: str, *, folded: bool) -> str:
+    """How progress, summary and records call a plan."""
+    return f"{origin}, folded" if folded else origin
+
+
 NOISE_SCALE = 0.5
 """Factor on the first feature, the logarithm of a KL: dividing by it gives that back."""
 

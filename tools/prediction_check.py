@@ -80,15 +80,15 @@ def _check(files: list[Path], target: DeviceTarget, bench: Path, rounds: int) ->
             samples[path].append(max(measured_tok_s(bench, path, target.decode_threads, lengths[path], 2)))
     columns = ("file", "predicted tok/s", "measured tok/s", "spread", "predicted / measured", "without drift")
     print(f"| {' | '.join(columns)} |\n|---|{'---:|' * (len(columns) - 1)}")
-    for path in files:
+    predictions = {path: predicted_tok_s(path, target, lengths[path]) for path in files}
+    for path, predicted in predictions.items():
         base = files[path.stat().st_size <= target.cache_bytes]
-        base_tok_s = predicted_tok_s(base, target, lengths[base])
-        predicted, measured = predicted_tok_s(path, target, lengths[path]), statistics.median(samples[path])
+        measured = statistics.median(samples[path])
         # Round by round beside the probe's model: what both share, the machine's speed of that minute, cancels.
         beside = statistics.median(own / other for own, other in zip(samples[path], samples[base], strict=True))
         name = path.stem if path.stem != "model" else f"{path.parent.name}/model"
         cells = [name, f"{predicted:.1f}", f"{measured:.1f}", f"{spread(samples[path]):.0%}"]
-        cells += [f"{predicted / measured:.2f}", f"{predicted / (beside * base_tok_s):.2f}"]
+        cells += [f"{predicted / measured:.2f}", f"{predicted / (beside * predictions[base]):.2f}"]
         print(f"| {' | '.join(cells)} |")
     return 0
 

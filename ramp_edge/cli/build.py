@@ -225,18 +225,17 @@ def _request(
 
 def _check_allocator(request: BuildRequest) -> None:
     """Raise UsageError for an option that the allocator, asked for or not, knows nothing of."""
-    from ramp_edge.pipeline.request import AllocatorChoice, Fold
+    from ramp_edge.pipeline.request import Fold
 
     allocator = request.allocating
-    tableless = allocator in (AllocatorChoice.RAMP, AllocatorChoice.PRESET)
-    if tableless and request.fold in (Fold.AUTO, Fold.ALWAYS):
+    if not allocator.asks_knapsack and request.fold in (Fold.AUTO, Fold.ALWAYS):
         raise UsageError(
             f"--fold {request.fold.value} has no part in --allocator {allocator.value}",
             hint="folds are judged for the knapsack's plan: --allocator best",
         )
-    if request.policy is not None and allocator not in (AllocatorChoice.RAMP, AllocatorChoice.BEST):
+    if request.policy is not None and not allocator.asks_policy:
         raise UsageError(f"--policy has no part in --allocator {allocator.value}", hint="add --allocator ramp or best")
-    if tableless and request.tune:
+    if request.tune and not allocator.asks_knapsack:
         raise UsageError(
             f"--tune has no part in --allocator {allocator.value}",
             hint="it corrects the knapsack's table: --allocator knapsack or best",

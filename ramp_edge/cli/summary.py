@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ramp_edge.pipeline.record import BuildRecord, CandidateRecord, FoldingRecord, TuningRecord
 from ramp_edge.record_files import REPORT_FILE
-from ramp_edge.records import EvaluationResult
+from ramp_edge.records import EvaluationResult, plan_label
 from ramp_edge.units import human_bytes, human_seconds
 
 
@@ -72,7 +72,7 @@ def _types(record: BuildRecord) -> str:
 def _finalists(record: BuildRecord) -> str:
     """Whose plans were measured, best first; nothing where there was one alone."""
     measured = sorted(
-        (kl, c.origin + (", folded" if c.folded else "") + (" (this file)" if c.chosen else ""))
+        (kl, plan_label(c.origin, folded=c.folded) + (" (this file)" if c.chosen else ""))
         for c in record.candidates
         if c.codec != "stock" and (kl := c.measured_kl) is not None
     )

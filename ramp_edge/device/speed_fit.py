@@ -119,13 +119,9 @@ def fit_speeds(
     """The figures of a board from models of Q8_0, one of every other type that no cache holds, and, where given, one that it holds and
     one with many output rows."""
     overheads = fit_overheads(q8_0, cache_bytes)
-    rows = {
-        kind: _row_seconds(timing, (types_tall or {})[kind], overheads, cache_bytes)
-        if kind in (types_tall or {})
-        else 0.0
-        for kind, timing in types.items()
-    }
-    inside = types_in_cache or {}
+    inside, tall = types_in_cache or {}, types_tall or {}
+    rows = dict.fromkeys(types, 0.0)
+    rows |= {kind: _row_seconds(types[kind], timing, overheads, cache_bytes) for kind, timing in tall.items()}
     found = {kind: _efficiency(timing, overheads, cache_bytes, rows[kind]) for kind, timing in types.items()}
     held = {kind: _efficiency(timing, overheads, cache_bytes, 0.0) for kind, timing in inside.items()}
     return SpeedFit(

@@ -27,7 +27,7 @@ from ramp_edge.pipeline.record import CandidateRecord, Continuation, evaluation_
 from ramp_edge.pipeline.request import EFFORTS, WINDOW_TOKENS, AllocatorChoice, BuildRequest
 from ramp_edge.pipeline.workspace import Workspace
 from ramp_edge.quantize.table import Moments
-from ramp_edge.records import TUNED_ORIGIN, Allocation, EvaluationResult, ModelInventory, Role
+from ramp_edge.records import TUNED_ORIGIN, Allocation, EvaluationResult, ModelInventory, Role, plan_label
 
 PROMPTS = ("The old man looked at the sea and", "Once upon a time")
 CONTINUATION_TOKENS = 24
@@ -39,7 +39,7 @@ def _preset_name(finalist: Finalist) -> str:
 
 def label_of(plan: Allocation) -> str:
     """How progress and records call a plan."""
-    return f"{plan.origin}, folded" if plan.folded else plan.origin
+    return plan_label(plan.origin, folded=plan.folded)
 
 
 def preset_plans(problem: Problem) -> list[Preset]:

@@ -23,7 +23,7 @@ from ramp_edge.pipeline.request import Fold
 from ramp_edge.pipeline.workspace import FOLDING_WORK, Workspace
 from ramp_edge.quantize.search import Search
 from ramp_edge.quantize.table import Moments
-from ramp_edge.records import TUNED_ORIGIN, ErrorTable, ModelInventory
+from ramp_edge.records import TUNED_ORIGIN, ErrorTable, ModelInventory, comparable_origins
 
 
 class FoldedModel(FoldedTensors):
@@ -85,11 +85,9 @@ def folded_emitter(plain: Emitter, tensors: GgufTensors, moments: Moments, folde
 def folding_record(mode: str, folded: Folded, candidates: Sequence[CandidateRecord]) -> FoldingRecord:
     """The account of a build's folding; the best candidate of either kind, as it was allocated, stands for its kind."""
     ours = [c for c in candidates if c.codec == "feedback" and c.origin != TUNED_ORIGIN]
-    measured = {
-        kind: {c.origin for c in ours if c.folded is kind and c.measured_kl is not None} for kind in (True, False)
+    origins = comparable_origins([(c.origin, c.folded) for c in ours if c.measured_kl is not None]) or {
+        c.origin for c in ours
     }
-    # An allocator whose plan was measured in one kind alone would give that kind one try more.
-    origins = measured[True] & measured[False] or {c.origin for c in ours}
 
     def best(wanted: bool, value: Callable[[CandidateRecord], float | None]) -> float | None:
         found = (value(c) for c in ours if c.folded is wanted and c.origin in origins)

@@ -45,6 +45,16 @@ class AllocatorChoice(str, Enum):
     BEST = "best"
     """The knapsack's and the policy's plans are both measured, and the better one is kept."""
 
+    @property
+    def asks_policy(self) -> bool:
+        """The policy proposes a plan."""
+        return self in (AllocatorChoice.RAMP, AllocatorChoice.BEST)
+
+    @property
+    def asks_knapsack(self) -> bool:
+        """The knapsack on the Fisher table proposes plans: folds and --tune work on these alone."""
+        return self in (AllocatorChoice.KNAPSACK, AllocatorChoice.BEST)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EffortSettings:
@@ -144,12 +154,12 @@ class BuildRequest:
             return self.allocator
         usual = EFFORTS[self.effort].allocator
         needs_table = self.tune > 0 or self.fold in (Fold.AUTO, Fold.ALWAYS)
-        return AllocatorChoice.KNAPSACK if needs_table and usual is AllocatorChoice.RAMP else usual
+        return AllocatorChoice.KNAPSACK if needs_table and not usual.asks_knapsack else usual
 
     @property
     def folding(self) -> Fold:
         """What is asked for, by the user or by the effort; without the error table nothing says what a fold is worth."""
-        if self.allocating in (AllocatorChoice.RAMP, AllocatorChoice.PRESET):
+        if not self.allocating.asks_knapsack:
             return Fold.OFF
         return EFFORTS[self.effort].fold if self.fold is None else self.fold
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ramp_edge.records import TUNED_ORIGIN
+from ramp_edge.records import TUNED_ORIGIN, comparable_origins
 from ramp_edge.report.documents import BuildDocument, FoldGroupPart
 from ramp_edge.report.numbers import NATS, kl_text, percent, significant
 from ramp_edge.report.view import Block, Column, Row, Section, Table
@@ -36,15 +36,12 @@ def _measured(build: BuildDocument) -> Table | None:
     """The best files with and without, side by side."""
     rows = []
     ours = [c for c in build.candidates if c.codec == "feedback" and c.origin != TUNED_ORIGIN and c.divergence]
-    # As in the record: an allocator whose plan was measured in one kind alone says nothing of folding.
-    both = {c.origin for c in ours if c.folded} & {c.origin for c in ours if not c.folded}
+    origins = comparable_origins([(c.origin, c.folded) for c in ours]) or {c.origin for c in ours}
     for folded, label in ((True, "folded"), (False, "as it was")):
         found = [
             (divergence.mean_kl, candidate, divergence)
             for candidate in ours
-            if candidate.folded is folded
-            and (candidate.origin in both or not both)
-            and (divergence := candidate.divergence)
+            if candidate.folded is folded and candidate.origin in origins and (divergence := candidate.divergence)
         ]
         if not found:
             return None

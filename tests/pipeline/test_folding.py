@@ -92,9 +92,10 @@ def test_the_default_follows_the_effort(tiny_request: Make) -> None:
     assert tiny_request(effort=Effort.FAST).folding is Fold.OFF
     assert tiny_request(effort=Effort.BALANCED).folding is Fold.AUTO
     assert tiny_request(effort=Effort.FAST, fold=Fold.ALWAYS).folding is Fold.ALWAYS
+    assert tiny_request(fold=Fold.ALWAYS).fingerprint() != tiny_request(fold=Fold.OFF).fingerprint()
 
 
-def test_one_kind_gets_no_try_more(tiny_request: Make) -> None:
+def test_one_kind_gets_no_try_more() -> None:
     def measured(origin: str, kl: float, *, folded: bool) -> CandidateRecord:
         result = EvaluationResult(
             label=origin, file_bytes=1, perplexity=Perplexity(value=9.0, std_error=0.1, n_tokens=9, n_windows=1), seconds=0.1,
@@ -112,7 +113,6 @@ def test_one_kind_gets_no_try_more(tiny_request: Make) -> None:
         assert (record.measured_kl_folded, record.measured_kl_unfolded) == (0.04, 0.05)
     alone = folding_record("auto", folded, [ramp])
     assert (alone.measured_kl_folded, alone.measured_kl_unfolded) == (0.03, None)
-    assert tiny_request(fold=Fold.ALWAYS).fingerprint() != tiny_request(fold=Fold.OFF).fingerprint()
 
 
 def test_windows_are_held_out_only_where_they_judge(tiny_request: Make) -> None:

@@ -159,7 +159,8 @@ class SshFiles:
         if self._client is None:
             try:
                 self._client = paramiko.SFTPClient.from_transport(self._transport)
-            except (paramiko.SSHException, EOFError) as error:
+            except (paramiko.SSHException, EOFError, OSError) as error:
+                # OSError: the channel was closed again before the first word was sent.
                 self._guard.check("starting SFTP")
                 raise BoardToolError(
                     f"{self._guard.address} has no SFTP: {printable(str(error).encode())}",

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import paramiko
 import pytest
 
 from ramp_edge.device.known_hosts import fingerprint, known_keys
@@ -430,6 +431,24 @@ def test_an_account_that_runs_no_programs(new_sshd: Callable[..., Any], dial: Di
         assert target.files.home
     with pytest.raises(BoardToolError, match="has no SFTP"):
         target.files.facts("/")
+
+
+def test_sftp_that_ends_before_the_first_word(
+    new_sshd: Callable[..., Any], dial: Dial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A board that refuses SFTP may have closed the channel by the time that the client greets it."""
+    greet = paramiko.SFTPClient._send_version
+
+    def greet_late(client: paramiko.SFTPClient) -> int:
+        while not client.sock.closed:
+            time.sleep(0.02)
+        return greet(client)
+
+    monkeypatch.setattr(paramiko.SFTPClient, "_send_version", greet_late)
+    target = dial(new_sshd(extra="ForceCommand exit 1"))
+    with pytest.raises(BoardToolError, match="has no SFTP"):
+        target.files.facts("/")
+    assert target.run(["true"], timeout_s=20).exit_code == 1, "the connection stands"
 
 
 def test_fingerprints_are_those_of_ssh_keygen(shared_sshd: Any, client: Path) -> None:

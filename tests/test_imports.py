@@ -50,7 +50,7 @@ RANK = {
     "data": 0,
     **dict.fromkeys(STAGES, 3),
     "pipeline": 4,
-    "train": 4,
+    "train": 5,
     "build": 5,
     "cli": 6,
     "__main__": 7,

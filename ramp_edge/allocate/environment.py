@@ -1,13 +1,13 @@
 """The allocation of one model as a Gymnasium environment: `gymnasium.Env` around `Episodes`. Needs the `train` extra.
 
-Two qualities of truth: the table of predicted KL (microseconds an episode), and a measured KL, a callable that the caller brings and that is asked
-in a stated share of the episodes.
+Two qualities of truth: the table of predicted KL (microseconds an episode), and measured KL, which the caller brings and which is asked for in a
+stated share of the episodes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import gymnasium
@@ -18,22 +18,10 @@ from ramp_edge.allocate.cases import Task
 from ramp_edge.allocate.episode import N_STATE, Episodes, stack
 from ramp_edge.allocate.reference import reference_of
 from ramp_edge.allocate.reward import RewardWeights
-from ramp_edge.allocate.scoring import Judge, end_terms
+from ramp_edge.allocate.scoring import Judge, MeasuredTruth, end_terms
 from ramp_edge.codec.types import QuantType
 
 Float32 = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MeasuredTruth:
-    """Measured KL of whole plans."""
-
-    kl: Callable[[Task, Mapping[str, QuantType]], float]
-    """KL per token of a plan, by real codecs and real text."""
-    reference_kl: Callable[[Task], float]
-    """The same of the reference plan."""
-    share: float
-    """Of the episodes that are measured, 0 to 1."""
 
 
 class AllocationEnv(gymnasium.Env[Float32, Float32]):
@@ -58,7 +46,11 @@ class AllocationEnv(gymnasium.Env[Float32, Float32]):
         super().reset(seed=seed)
         wanted = (options or {}).get("task")
         self._row = int(self.np_random.integers(len(self._table.tasks))) if wanted is None else int(wanted)
-        self._measure = self._measured is not None and bool(self.np_random.random() < self._measured.share)
+        self._measure = (
+            self._measured is not None
+            and self.task.name in self._measured.models
+            and bool(self.np_random.random() < self._measured.share)
+        )
         self._episode = Episodes(self._table, np.array([self._row]))
         self._judge = Judge(self._references, self._episode, self._weights)
         self._quality = 0.0
@@ -99,7 +91,9 @@ class AllocationEnv(gymnasium.Env[Float32, Float32]):
 
     def _log_ratio(self) -> float:
         if self._measure and self._measured is not None:
-            return float(np.log(self._measured.kl(self.task, self.types) / self._measured.reference_kl(self.task)))
+            assert self._episode is not None
+            columns = self._episode.columns[0, : len(self.task.names)]
+            return self._measured.log_ratio(self.task, columns, self._references[self._row])
         assert self._judge is not None
         return float(self._judge.log_ratio[0])
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from ramp_edge.allocate.cases import Task
 from ramp_edge.allocate.episode import Episodes
 from ramp_edge.allocate.reference import Reference, stack_references
 from ramp_edge.allocate.reward import (
@@ -20,9 +22,32 @@ from ramp_edge.allocate.reward import (
     unused_term,
     worse_term,
 )
+from ramp_edge.codec.types import QuantType
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeasuredTruth:
+    """Measured KL of whole plans, the final word beside the table: real codecs, real text."""
+
+    kl: Callable[[Task, Mapping[str, QuantType]], float]
+    """Nats per token of a plan. It is asked for reference plans again and again."""
+    models: frozenset[str]
+    """Names of tasks that can be measured."""
+    share: float
+    """Of the episodes that are measured, 0 to 1."""
+    identity: str = ""
+    """Of models and texts: a training run that was stopped goes on with the same."""
+
+    def log_ratio(self, task: Task, columns: Int64, reference: Reference) -> float:
+        """ln(KL / reference KL), both measured, of a plan's columns [n_tensors]."""
+        plans = (columns, reference.columns)
+        of_plan, of_reference = (
+            self.kl(task, {n: task.types[c] for n, c in zip(task.names, plan, strict=True)}) for plan in plans
+        )
+        return float(np.log(of_plan / of_reference))
 
 
 class Judge:

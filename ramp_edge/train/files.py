@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ramp_edge import __version__
 from ramp_edge.allocate.cases import ModelCase, load_case
+from ramp_edge.allocate.scoring import MeasuredTruth
 from ramp_edge.errors import PolicyFileError, UsageError
 from ramp_edge.events import EventBus
 from ramp_edge.train.onnx_file import write_policy
@@ -40,13 +41,23 @@ def read_cases(paths: Sequence[Path]) -> list[ModelCase]:
 
 
 def train(
-    cases: Sequence[ModelCase], settings: TrainSettings, folder: Path, output: Path, events: EventBus, *, resume: bool
+    cases: Sequence[ModelCase],
+    settings: TrainSettings,
+    folder: Path,
+    output: Path,
+    events: EventBus,
+    *,
+    resume: bool,
+    truth: MeasuredTruth | None = None,
 ) -> dict[str, object]:
-    """Train to the end, or go on from the folder's checkpoint; writes the policy and returns its record."""
+    """Train to the end, or go on from the folder's checkpoint; writes the policy and returns its record.
+
+    With `truth` its share of the episodes after the demonstrations is measured, and measurements decide which actor is kept.
+    """
     from torch.utils.tensorboard.writer import SummaryWriter
 
     folder.mkdir(parents=True, exist_ok=True)
-    training = Training(cases, settings, events)
+    training = Training(cases, settings, events, truth)
     checkpoint = folder / CHECKPOINT_FILE
     if resume:
         if not checkpoint.exists():
@@ -57,16 +68,18 @@ def train(
         training.run(writer.add_scalar, checkpoint)
     finally:
         writer.close()
-    assert training.best is not None
+    scores = {
+        name: training.scores(act)
+        for name, act in (("policy", training.best_act), ("outline", outline_act), ("teacher", None))
+    }
     record: dict[str, object] = {
         "ramp_edge": __version__,
         "cases": [{"name": c.name, "family": c.family, "tensors": len(c.names)} for c in cases],
         "settings": asdict(settings),
-        "kl_over_knapsack": {
-            "policy": asdict(training.best),
-            "outline": asdict(training.score(training.evaluation, outline_act)),
-            "teacher": asdict(training.score(training.evaluation, None)),
-        },
+        "kl_over_knapsack": {name: asdict(predicted) for name, (predicted, _) in scores.items()},
     }
+    if truth is not None:
+        record["measured"] = {"models": sorted(truth.models), "share_of_episodes": truth.share}
+        record["measured_kl_over_knapsack"] = {n: asdict(m) for n, (_, m) in scores.items() if m is not None}
     write_policy(output, training.weights(), record)
     return record

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +19,12 @@ from ramp_edge.allocate.cases import ModelCase, Task
 from ramp_edge.allocate.episode import N_STATE
 from ramp_edge.allocate.policy import OUTLINE
 from ramp_edge.allocate.reward import RewardWeights
+from ramp_edge.allocate.scoring import MeasuredTruth
 from ramp_edge.beside import written_beside
 from ramp_edge.errors import ResumeError
 from ramp_edge.events import EventBus
 from ramp_edge.train.rollout import Act, Arena, Outcome
-from ramp_edge.train.sac import Replay, Sac, SacSettings
+from ramp_edge.train.sac import Actor, Replay, Sac, SacSettings
 from ramp_edge.train.tasks import TaskSampling, budget_task, sample_tasks
 
 Float32 = npt.NDArray[np.float32]
@@ -56,9 +57,10 @@ class TrainSettings:
     reward: RewardWeights = field(default_factory=RewardWeights)
     sampling: TaskSampling = field(default_factory=TaskSampling)
 
-    def fingerprint(self, cases: Sequence[ModelCase]) -> str:
-        """Of settings and cases: what a checkpoint must have come from."""
+    def fingerprint(self, cases: Sequence[ModelCase], truth: MeasuredTruth | None = None) -> str:
+        """Of settings, cases and what is measured: what a checkpoint must have come from."""
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode())
+        digest.update(b"" if truth is None else f"{truth.identity} {truth.share}".encode())
         for case in cases:
             digest.update(case.name.encode())
             digest.update(np.ascontiguousarray(case.features).tobytes())
@@ -98,19 +100,27 @@ def outline_act(states: Float32) -> Float64:
 class Training:
     """One policy in the making."""
 
-    def __init__(self, cases: Sequence[ModelCase], settings: TrainSettings, events: EventBus) -> None:
-        self.settings, self._events = settings, events
-        self._fingerprint = settings.fingerprint(cases)
+    def __init__(
+        self, cases: Sequence[ModelCase], settings: TrainSettings, events: EventBus, truth: MeasuredTruth | None = None
+    ) -> None:
+        self.settings, self._events, self._truth = settings, events, truth
+        self._fingerprint = settings.fingerprint(cases, truth)
         with events.stage("tasks", total=2, unit="sets") as stage:
             self.arena = Arena(sample_tasks(cases, settings.sampling, settings.seed), settings.reward)
             stage.advance()
             self.evaluation = Arena(evaluation_tasks(cases), settings.reward)
             stage.advance()
+        # Measurements have the last word on which actor is kept.
+        self._all_measured = None if truth is None else replace(truth, share=1.0)
+        self.measured_evaluation = None if truth is None else self._measurable(truth)
         self.sac = Sac(N_STATE, OUTLINE, settings.sac, settings.seed)
         self.replay = Replay(settings.sac.replay, N_STATE)
         self.round = 0
         self.best: Score | None = None
         self._best_actor: dict[str, torch.Tensor] = {}
+
+    def _measurable(self, truth: MeasuredTruth) -> Arena:
+        return Arena([task for task in self.evaluation.tasks if task.name in truth.models], self.settings.reward)
 
     def act(self, states: Float32) -> Float64:
         """The policy without noise."""
@@ -145,7 +155,13 @@ class Training:
         rows = rng.choice(len(self.arena.tasks), min(s.episodes, len(self.arena.tasks)), replace=False)
         early = self.round < s.critic_rounds
         act: Act | None = None if self.round < s.demonstrations else outline_act if early else self._explore
-        outcome, steps = self.arena.play(rows, act, blur=s.blur if early else 0.0, seed=int(rng.integers(1 << 31)))
+        outcome, steps = self.arena.play(
+            rows,
+            act,
+            blur=s.blur if early else 0.0,
+            seed=int(rng.integers(1 << 31)),
+            truth=None if act is None else self._truth,
+        )
         self.replay.add(steps.states, steps.scalars, steps.following)
         figures: dict[str, float] = {}
         for _ in range(s.updates):
@@ -155,22 +171,43 @@ class Training:
         for name, values in outcome.terms.items():
             log(f"reward/{name}", float(values.mean()), self.round)
         log("episode/kl_ratio", float(np.exp(outcome.log_ratio.mean())), self.round)
+        if outcome.measured:
+            log("measured/episodes", len(outcome.measured), self.round)
+            log("measured/over_predicted", float(np.exp(np.mean(list(outcome.measured.values())))), self.round)
 
     def _evaluate(self, log: Log) -> None:
-        score = self.score(self.evaluation, self.act)
-        for name, value in asdict(score).items():
+        predicted, measured = self.scores(self.act)
+        for name, value in asdict(predicted).items():
             log(f"evaluation/{name}", value, self.round)
+        if measured is not None:
+            for name, value in asdict(measured).items():
+                log(f"measured_evaluation/{name}", value, self.round)
+        score = measured or predicted
         if self.best is None or score.mean < self.best.mean:
             self.best = score
             self._best_actor = {n: v.detach().clone() for n, v in self.sac.actor.state_dict().items()}
 
+    def scores(self, act: Act | None) -> tuple[Score, Score | None]:
+        """KL ratios of a policy (None: the teacher) over the evaluation's tasks: predicted, and measured where a run can measure."""
+        predicted = self.score(self.evaluation, act)
+        if self.measured_evaluation is None:
+            return predicted, None
+        return predicted, self.score(self.measured_evaluation, act, self._all_measured)
+
     @staticmethod
-    def score(arena: Arena, act: Act | None) -> Score:
+    def score(arena: Arena, act: Act | None, truth: MeasuredTruth | None = None) -> Score:
         """KL ratios of a policy (None: the teacher) over all tasks of an arena."""
-        return score_of(arena.play(np.arange(len(arena.tasks)), act)[0])
+        return score_of(arena.play(np.arange(len(arena.tasks)), act, truth=truth)[0])
+
+    def best_act(self, states: Float32) -> Float64:
+        """The best actor without noise."""
+        actor = Actor(N_STATE, self.settings.sac.hidden, OUTLINE)
+        actor.load_state_dict(self.best_actor())
+        with torch.no_grad():
+            return np.asarray(actor.act(torch.from_numpy(states)).numpy(), np.float64)
 
     def best_actor(self) -> Mapping[str, torch.Tensor]:
-        """The actor with the best mean score on the evaluation tasks of the training cases; the untrained one takes part."""
+        """The actor with the best mean score on the evaluation tasks of the training cases, measured where that can be; the untrained one takes part."""
         return self._best_actor or self.sac.actor.state_dict()
 
     def weights(self) -> dict[str, Float32]:

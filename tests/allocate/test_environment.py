@@ -6,7 +6,7 @@ import itertools
 import math
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
@@ -15,10 +15,12 @@ from ramp_edge.allocate.cases import ModelCase, Task, task_of
 
 pytest.importorskip("gymnasium")
 
-from ramp_edge.allocate.environment import AllocationEnv, MeasuredTruth
+from ramp_edge.allocate.environment import AllocationEnv
 from ramp_edge.allocate.halo import action_for
 from ramp_edge.allocate.reference import reference_of
 from ramp_edge.allocate.reward import RewardWeights
+from ramp_edge.allocate.scoring import MeasuredTruth
+from ramp_edge.codec.types import QuantType
 
 Maker = Callable[..., ModelCase]
 
@@ -74,12 +76,15 @@ def test_the_reference_s_bits_come_close_to_the_reference(tasks: list[Task]) -> 
 
 def test_measured_kl_replaces_the_table_in_its_share_of_episodes(tasks: list[Task]) -> None:
     asked: list[int] = []
+    reference = [tasks[0].types[c] for c in reference_of(tasks[0]).columns]
 
-    def kl(task: Task, types: object) -> float:
-        asked.append(len(types))  # type: ignore[arg-type]
+    def kl(task: Task, types: Mapping[str, QuantType]) -> float:
+        if list(types.values()) == reference:
+            return 0.1
+        asked.append(len(types))
         return 0.2
 
-    truth = MeasuredTruth(kl=kl, reference_kl=lambda _: 0.1, share=0.25)
+    truth = MeasuredTruth(kl=kl, models=frozenset({tasks[0].name}), share=0.25)
     env = AllocationEnv(tasks, RewardWeights(unused=0.0, cliff=0.0), truth)
     env.reset(seed=7)
     measured = 0
@@ -96,6 +101,14 @@ def test_measured_kl_replaces_the_table_in_its_share_of_episodes(tasks: list[Tas
             assert total == pytest.approx(-1.5 * math.log(2.0))
     assert measured == len(asked) and 25 <= measured <= 80
     assert set(asked) == {len(tasks[0].names)}
+
+
+def test_what_cannot_be_measured_is_left_to_the_table(tasks: list[Task]) -> None:
+    def kl(task: Task, types: object) -> float:
+        raise AssertionError(task.name)
+
+    env = AllocationEnv(tasks, measured=MeasuredTruth(kl=kl, models=frozenset({"another"}), share=1.0))
+    assert not any(play(env, lambda _: 0.4, index)[1]["measured"] for index in range(len(tasks)))
 
 
 def test_a_seed_decides_the_episode(tasks: list[Task]) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from ramp_edge.allocate.cases import ModelCase, load_case
 from ramp_edge.allocate.reward import RewardWeights
+from ramp_edge.events import EventBus
 from ramp_edge.pipeline.request import Effort
 from ramp_edge.train.rollout import Arena
 from ramp_edge.train.run import TrainSettings, evaluation_tasks
@@ -68,6 +69,59 @@ def test_forward_passes_foresee_the_table_of_gradients(measured: tuple[ModelCase
     gap = np.log(case.kl) - np.log(foreseen_kl(evaluation_tasks([case])[0]))
     spread = np.log(case.kl)
     assert np.nanstd(gap) < 0.35 < 0.3 * np.nanstd(spread)
+
+
+def test_training_measures_plans_of_the_case_s_own_model(
+    measured: tuple[ModelCase, Any], tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """KL falls with the bits, is that of the very file, and a plan's parts are not quantized twice."""
+    from dataclasses import replace
+
+    from ramp_edge.codec.types import QuantType
+    from ramp_edge.pipeline.emission import Emitter
+    from ramp_edge.train.measured_models import measured_models, models_of
+
+    case = replace(measured[0], name=tiny_gguf.stem)
+    task = evaluation_tasks([case])[1]
+    (tmp_path / "text.txt").write_text(TEXT)
+    monkeypatch.setenv("RAMP_EDGE_CACHE", str(tmp_path / "cache"))
+    taken: list[int] = []
+    write = Emitter.write
+
+    def counted(self: Emitter, path: Path, types: Any, metadata: Any, ready: Any = None) -> Any:
+        taken.append(len(ready))
+        return write(self, path, types, metadata, ready)
+
+    monkeypatch.setattr(Emitter, "write", counted)
+    models = models_of([tiny_gguf.parent], [case])
+    assert models == {case.name: tiny_gguf}
+    with measured_models(
+        models, [tmp_path / "text.txt"], EventBus(), share=0.1, effort=Effort.FAST, threads=2
+    ) as truth:
+        assert truth.models == {case.name} and truth.share == 0.1
+        plans = [dict.fromkeys(case.names, t) for t in (QuantType.Q4_0, QuantType.Q5_0, QuantType.Q8_0)]
+        kl = [truth.kl(task, plan) for plan in plans]
+        # Measured on random weights: each step of bits takes it to a third or less.
+        assert kl[0] > 2 * kl[1] > 4 * kl[2] > 0
+        mixed = {name: plans[row % 3][name] for row, name in enumerate(case.names)}
+        assert kl[2] < truth.kl(task, mixed) < kl[0]
+        assert taken == [0, 0, 0, len(case.names)]
+        assert truth.kl(task, plans[0]) == kl[0] and len(taken) == 4
+        reference = np.full(len(case.names), case.types.index(QuantType.Q4_0))
+        arena = Arena([task], RewardWeights())
+        ratio = truth.log_ratio(task, reference + 0, replace(arena.references[0], columns=reference))
+        assert ratio == 0.0
+
+
+def test_models_that_belong_to_no_case_are_named(measured: tuple[ModelCase, Any], tmp_path: Path) -> None:
+    from ramp_edge.errors import UsageError
+    from ramp_edge.train.measured_models import models_of
+
+    with pytest.raises(UsageError, match="no such file"):
+        models_of([tmp_path / "absent.gguf"], [measured[0]])
+    (tmp_path / "another.gguf").write_bytes(b"")
+    with pytest.raises(UsageError, match="none of 1 GGUF files is called as a case is"):
+        models_of([tmp_path], [measured[0]])
 
 
 def test_the_true_table_gives_the_knapsack_and_others_no_better(measured: tuple[ModelCase, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -15,10 +15,12 @@ import torch
 
 pytest.importorskip("tensorboard")
 
-from ramp_edge.allocate.cases import ModelCase
+from ramp_edge.allocate.cases import ModelCase, Task
 from ramp_edge.allocate.episode import N_STATE
 from ramp_edge.allocate.policy import OUTLINE, load_policy
 from ramp_edge.allocate.reward import RewardWeights
+from ramp_edge.allocate.scoring import MeasuredTruth
+from ramp_edge.codec.types import QuantType
 from ramp_edge.errors import PolicyFileError, ResumeError, UsageError
 from ramp_edge.events import EventBus
 from ramp_edge.train.files import read_cases, train
@@ -189,3 +191,82 @@ def test_cases_that_are_none_are_named(tmp_path: Path, cases: list[ModelCase]) -
     for case in cases:
         case.save(tmp_path / f"{case.name}.npz")
     assert {case.name for case in read_cases([tmp_path])} == {case.name for case in cases}
+
+
+def truth_of(cases: list[ModelCase], share: float = 1.0, **odd: float) -> MeasuredTruth:
+    """The tables of the first two cases, where a tensor's part of the KL may be off by a factor, by its index as t0, t1."""
+    tables = {case.name: case for case in cases[:2]}
+    factors = {int(name[1:]): factor for name, factor in odd.items()}
+
+    def kl(task: Task, types: Mapping[str, QuantType]) -> float:
+        case = tables[task.name]
+        parts = [case.kl[row, case.types.index(types[name])] for row, name in enumerate(case.names)]
+        return float(sum(part * factors.get(row, 1.0) for row, part in enumerate(parts)))
+
+    return MeasuredTruth(kl=kl, models=frozenset(tables), share=share, identity=str(odd))
+
+
+def test_measured_kl_replaces_what_the_table_paid(cases: list[ModelCase]) -> None:
+    arena = Arena(evaluation_tasks(cases), RewardWeights(worse=0.0, unused=0.0, cliff=0.0))
+    rows = np.arange(len(arena.tasks))
+    predicted, before = arena.play(rows, outline_act)
+    truth = truth_of(cases, t2=3.0)
+    measured, after = arena.play(rows, outline_act, truth=truth)
+    can = {row for row in rows if arena.tasks[row].name in truth.models}
+    assert set(measured.measured) == {
+        row
+        for row in can
+        if (arena.references[row].columns != predicted.columns[row, : len(arena.tasks[row].names)]).any()
+    }
+    assert len(measured.measured) >= 4
+    for row in rows:
+        task, reference = arena.tasks[row], arena.references[row]
+        columns = measured.columns[row, : len(task.names)]
+        wanted = truth.log_ratio(task, columns, reference) if row in can else predicted.log_ratio[row]
+        assert measured.log_ratio[row] == pytest.approx(wanted, abs=1e-12)
+        assert measured.terms["quality"][row] == pytest.approx(-wanted, abs=1e-9)
+        # What the steps hold, in their own scale, sums up to it; tensors of the reference's own type hold what they held.
+        own = np.array([s for s in range(len(before.scalars)) if _episode_of(arena, s) == row])
+        weight, reward, was = after.scalars[own, 2], after.scalars[own, 3], before.scalars[own, 3]
+        assert (reward * weight).sum() / len(own) == pytest.approx(-wanted, abs=1e-5)
+        np.testing.assert_array_equal(reward[columns == reference.columns], was[columns == reference.columns])
+
+
+def _episode_of(arena: Arena, step: int) -> int:
+    """Steps are gathered tensor by tensor, all episodes that are not over side by side."""
+    at = 0
+    while True:
+        active = [row for row, task in enumerate(arena.tasks) if at < len(task.names)]
+        if step < len(active):
+            return active[step]
+        step, at = step - len(active), at + 1
+
+
+def test_a_share_of_the_episodes_is_measured_and_none_of_the_teacher_s(cases: list[ModelCase]) -> None:
+    counts: dict[int, float] = {}
+
+    def log(name: str, value: float, at: int) -> None:
+        if name == "measured/episodes":
+            counts[at] = value
+
+    settings = replace(SETTINGS, rounds=8, episodes=12)
+    training = Training(cases, settings, EventBus(), truth_of(cases, share=0.5, t1=4.0))
+    training.run(log)
+    # Two of three models can be measured: 4 of 12 episodes are expected in each of 7 rounds.
+    assert 0 not in counts and 14 <= sum(counts.values()) <= 42
+    plain = Training(cases, settings, EventBus())
+    plain.run(log)
+    assert any(not torch.equal(v, plain.sac.qf1.state_dict()[n]) for n, v in training.sac.qf1.state_dict().items())
+
+
+def test_measurements_decide_which_actor_is_kept(cases: list[ModelCase], tmp_path: Path) -> None:
+    settings = replace(SETTINGS, sac=replace(SETTINGS.sac, actor_rate=1e-2), critic_rounds=1)
+    truth = truth_of(cases, share=0.3, t0=0.1, t3=8.0)
+    record = train(cases, settings, tmp_path / "run", tmp_path / "p.onnx", EventBus(), resume=False, truth=truth)
+    predicted, measured = (record[name] for name in ("kl_over_knapsack", "measured_kl_over_knapsack"))
+    assert isinstance(predicted, dict) and isinstance(measured, dict)
+    assert measured["policy"]["mean"] <= measured["outline"]["mean"] + 1e-12
+    assert measured["outline"]["mean"] != predicted["outline"]["mean"]
+    assert record["measured"] == {"models": sorted(truth.models), "share_of_episodes": 0.3}
+    with pytest.raises(ResumeError, match="other settings"):
+        Training(cases, settings, EventBus(), truth_of(cases, share=0.4)).resume(tmp_path / "run" / "checkpoint.pt")

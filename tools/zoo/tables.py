@@ -14,13 +14,10 @@ from comparison.imatrix import weighted_error
 from ramp_edge.allocate.cases import ModelCase
 from ramp_edge.codec.types import FLOAT_TYPES, QuantType
 from ramp_edge.events import EventBus
-from ramp_edge.pipeline.budget import legal_choices
-from ramp_edge.pipeline.calibration import calibrate, forward_moments, load_rows, prepare_text
+from ramp_edge.pipeline.calibrated_model import open_calibrated
+from ramp_edge.pipeline.calibration import forward_moments, load_rows
 from ramp_edge.pipeline.features import policy_features
-from ramp_edge.pipeline.model_source import open_model
 from ramp_edge.pipeline.request import EFFORTS, BuildRequest, Effort
-from ramp_edge.pipeline.texts import cut_texts, read_texts
-from ramp_edge.profile.load import load_target
 from ramp_edge.records import ErrorTable, ModelFeatures, ModelInventory, Role
 from zoo.rivals import Rivals, measure_rivals
 
@@ -39,14 +36,10 @@ def measure_case(
         effort=effort,
         threads=threads,
     )
-    target = load_target(device)
-    source = open_model(model, events)
-    inventory, tensors = source.inventory, source.tensors
-    legal = legal_choices(request, inventory, target, calibrated=True)
-    given = cut_texts(request, read_texts(request), inventory, events)
-    text = prepare_text(request, inventory, given, threads, events)
     with ThreadPoolExecutor(threads) as pool:
-        done = calibrate(request, source, legal, text, target.backend, pool, events)
+        ready = open_calibrated(request, threads, pool, events)
+        source, legal, done = ready.source, ready.legal, ready.calibrated
+        inventory, tensors, target = source.inventory, source.tensors, ready.target
         search = EFFORTS[effort].search
         features = policy_features(source, done.store, legal, target.backend, search, pool, events)
         moments = forward_moments(inventory, done.store)

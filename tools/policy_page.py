@@ -44,6 +44,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     run.add_argument("--pictured", help="the model whose allocation is drawn; default: the last")
     run.add_argument("--seeds", type=int, default=5)
     run.add_argument("--first-seed", type=int, default=0)
+    run.add_argument("--discrete-seeds", type=int, default=3, help="of the actor that chooses among types")
     run.add_argument("--rounds", type=int, default=60)
     run.add_argument("--threads", type=int, default=1)
     builds.add_argument("records", type=Path, nargs="+", help="build.json of builds with --allocator best")
@@ -83,6 +84,8 @@ def ablated(settings: TrainSettings) -> dict[str, TrainSettings]:
 def measure(options: argparse.Namespace) -> None:
     """Fill the record run by run, seed by seed, so that a stop leaves whole rounds of families."""
     import torch
+    from policy.designs import coarse, distilled_by_networks
+    from policy.discrete import discrete
     from policy.distilled import distilled
     from policy.explained import explained
     from policy.transfer import allocation, rivals, transfer
@@ -104,6 +107,9 @@ def measure(options: argparse.Namespace) -> None:
         record["rivals"] = rivals(cases, seen)
         record["distilled"] = distilled(cases)
         save(options.output, json.dumps(record, indent=1))
+    if "networks" not in record:
+        record["coarse"], record["networks"] = coarse(cases), distilled_by_networks(cases)
+        save(options.output, json.dumps(record, indent=1))
     if "allocation" not in record:
         record["allocation"] = allocation(next(c for c in cases if c.name == (options.pictured or cases[-1].name)))
         save(options.output, json.dumps(record, indent=1))
@@ -119,12 +125,20 @@ def measure(options: argparse.Namespace) -> None:
                 record["runs"].append(transfer(cases, family, chosen, label))
                 save(options.output, json.dumps(record, indent=1))
                 print(f"{label or 'all'}, without {family}, seed {chosen.seed}: done", flush=True)
+    found = record.setdefault("discrete", [])
+    for seed in range(options.first_seed, options.first_seed + options.discrete_seeds):
+        for family in sorted({c.family for c in cases}):
+            if (family, seed) not in {(r["family"], r["seed"]) for r in found}:
+                found.append(discrete(cases, family, seed))
+                save(options.output, json.dumps(record, indent=1))
+                print(f"discrete, without {family}, seed {seed}: done", flush=True)
 
 
 def joined(records: list[dict[str, Any]]) -> dict[str, Any]:
     """The first record with all runs, each once."""
     runs = {(r["label"], r["family"], r["seed"], r["rounds"]): r for record in records for r in record["runs"]}
-    return {**records[0], "runs": list(runs.values())}
+    discrete = {(r["family"], r["seed"]): r for record in records for r in record.get("discrete", ())}
+    return {**records[0], "runs": list(runs.values()), "discrete": list(discrete.values())}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -180,7 +180,7 @@ class Episodes:
             t.legal[r, at] & (t.size[r, at] <= room[:, None]) & (t.seconds[r, at] <= slack[:, None]), np.bool_
         )
 
-    def _outline(self) -> tuple[Int64, Float64]:
+    def outline(self) -> tuple[Int64, Float64]:
         """(columns, ln of the price) [n] that the outline gives the tensor at hand."""
         t, r, at = self.table, self.rows, self.at
         if self._answer is None or self._answer[0] != at:
@@ -206,7 +206,7 @@ class Episodes:
         seconds = np.where(
             limit, (np.where(limit, t.max_seconds[r], 0.0) - self.used_seconds) / wanted_s, _MOST_SECONDS
         )
-        outline, price = self._outline()
+        outline, price = self.outline()
         margin = (t.log_kl_per_byte[r, at] - price) / (2 * np.log(2.0))
         columns = (
             _scaled(budget),
@@ -237,7 +237,7 @@ class Episodes:
         if active.any():
             ties = t.tie_break[self.rows[active], self.at]
             # Among types of equal bits the outline's own comes first: it may be the faster one where seconds are short.
-            ties[np.arange(len(ties)), self._outline()[0][active]] = -1e-9
+            ties[np.arange(len(ties)), self.outline()[0][active]] = -1e-9
             taken[active] = nearest(bits_of(np.asarray(actions)[active]), t.type_bits, ties, allowed[active])
             self._take(taken, allowed, active)
         self.at += 1

@@ -17,18 +17,25 @@ Float64 = npt.NDArray[np.float64]
 RIDGES = (0.03, 0.3, 3.0)
 
 
-def _role(name: str) -> str:
+def role(name: str) -> str:
+    """What a tensor is, whatever its block."""
     return name.split(".")[2] if name.startswith("blk.") else name
 
 
-def _columns(case: ModelCase, roles: Sequence[str]) -> Float64:
+def roles_of(cases: Sequence[ModelCase]) -> list[str]:
+    """What tensors there are, whatever their block."""
+    return sorted({role(n) for case in cases for n in case.names})
+
+
+def centred_columns(case: ModelCase, roles: Sequence[str]) -> Float64:
     """[n_tensors, 11 + roles], centred by share of the weights."""
-    own = np.array([[_role(n) == role for role in roles] for n in case.names], np.float64)
+    own = np.array([[role(n) == one for one in roles] for n in case.names], np.float64)
     x = np.concatenate([case.features.astype(np.float64), own], axis=1)
-    return np.asarray(x - _share(case) @ x, np.float64)
+    return np.asarray(x - share_of(case) @ x, np.float64)
 
 
-def _share(case: ModelCase) -> Float64:
+def share_of(case: ModelCase) -> Float64:
+    """Of the model's weights [n_tensors]."""
     return np.asarray(case.n_weights / case.n_weights.sum(), np.float64)
 
 
@@ -37,13 +44,14 @@ def _foreseen(case: ModelCase) -> Float64:
     return foreseen_kl(task)
 
 
-def _missing(case: ModelCase) -> Float64:
+def missing_kl(case: ModelCase) -> Float64:
     """ln(predicted / foreseen KL) [n_tensors], mean over types, centred."""
     gap = np.nanmean(np.log(case.kl) - np.log(_foreseen(case)), axis=1)
-    return np.asarray(gap - _share(case) @ gap, np.float64)
+    return np.asarray(gap - share_of(case) @ gap, np.float64)
 
 
-def _ratios(case: ModelCase, correction: Float64) -> list[float]:
+def ratios_with(case: ModelCase, correction: Float64) -> list[float]:
+    """KL over the knapsack's, at the evaluated budgets, of the plan on foreseen KL times exp(correction [n_tensors])."""
     out = []
     for task in evaluation_tasks([case]):
         assert task.kl is not None
@@ -54,17 +62,19 @@ def _ratios(case: ModelCase, correction: Float64) -> list[float]:
 
 def distilled(cases: Sequence[ModelCase]) -> list[dict[str, Any]]:
     """Per strength of the ridge: ratios to the knapsack on the families learned from and on the one left out, over all families."""
-    roles = sorted({_role(n) for case in cases for n in case.names})
+    roles = roles_of(cases)
     out = []
     for ridge in RIDGES:
         learned: list[float] = []
         left_out: list[float] = []
         for family in sorted({c.family for c in cases}):
             taught = [c for c in cases if c.family != family]
-            x = np.concatenate([_columns(c, roles) * np.sqrt(_share(c))[:, None] for c in taught])
-            y = np.concatenate([_missing(c) * np.sqrt(_share(c)) for c in taught])
+            x = np.concatenate([centred_columns(c, roles) * np.sqrt(share_of(c))[:, None] for c in taught])
+            y = np.concatenate([missing_kl(c) * np.sqrt(share_of(c)) for c in taught])
             beta = np.linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ y)
             for case in cases:
-                (left_out if case.family == family else learned).extend(_ratios(case, _columns(case, roles) @ beta))
+                (left_out if case.family == family else learned).extend(
+                    ratios_with(case, centred_columns(case, roles) @ beta)
+                )
         out.append({"ridge": ridge, "learned": learned, "left_out": left_out})
     return out

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from policy.measured import builds_section, tuned_section
-from policy.predicted import explained_section, rivals_section, training_section
+from policy.predicted import designs_section, explained_section, rivals_section, training_section
 from ramp_edge.calibrate.feature_list import FEATURES
 
 _DESIGN = """# The allocation policy
@@ -89,6 +89,7 @@ def page(
         _PICTURE if pictures else "",
         _LEARNING,
         training_section(transfer, pictures),
+        designs_section(transfer),
         _trials(trials),
         explained_section(transfer["explained"]),
         _zoo(zoo),

@@ -2,13 +2,15 @@
 """How well the allocation policy does, measured and written down.
 
     python tools/policy_page.py transfer zoo/cases --rivals zoo/rivals --ablations -o docs/results/policy-transfer.json --seeds 5
+    python tools/policy_page.py measured zoo/cases --models zoo/ --calibration A -o docs/results/policy-measured.json --seeds 2
     ramp-edge build MODEL --allocator best ... -o out    # and again at other sizes
     python tools/policy_page.py builds out*/build.json --texts 'calibrated on A, measured on B' -o docs/results/policy-builds.json
     python tools/policy_page.py page --builds docs/results/policy-builds.json --tuned docs/results/policy-tuned.json \\
-        --transfer docs/results/policy-transfer.json --trials docs/results/policy-trials.json --zoo docs/results/policy-zoo.json \\
+        --transfer docs/results/policy-transfer.json --measured docs/results/policy-measured.json --trials docs/results/policy-trials.json --zoo docs/results/policy-zoo.json \\
         --pictures docs/results -o docs/policy.md
 
-`transfer` trains without each family and allocates its models; finished runs in the record are not done again. `page` writes the page from
+`transfer` trains without each family and allocates its models; `measured` does so with measured KL in a share of the episodes. Finished runs in a
+record are not done again. `page` writes the page from
 the records alone.
 """
 
@@ -35,18 +37,24 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    run, builds, write = (verbs.add_parser(name) for name in ("transfer", "builds", "page"))
-    run.add_argument("cases", type=Path, nargs="+")
+    run, measured, builds, write = (verbs.add_parser(name) for name in ("transfer", "measured", "builds", "page"))
+    for verb in (run, measured):
+        verb.add_argument("cases", type=Path, nargs="+")
+        verb.add_argument("--seeds", type=int, default=5)
+        verb.add_argument("--first-seed", type=int, default=0)
+        verb.add_argument("--rounds", type=int, default=60)
+        verb.add_argument("--threads", type=int, default=1)
+    measured.add_argument(
+        "--models", type=Path, nargs="+", required=True, help="GGUF files of cases, or folders of them"
+    )
+    measured.add_argument("--calibration", type=Path, action="append", required=True, help="as the cases had")
+    measured.add_argument("--share", type=float, default=0.1, help="of the episodes that are measured")
     run.add_argument(
         "--rivals", type=Path, required=True, help="the folder that tools/build_zoo.py leaves beside the cases"
     )
     run.add_argument("--ablations", action="store_true", help="also the trainings with parts left out, seed 0")
     run.add_argument("--pictured", help="the model whose allocation is drawn; default: the last")
-    run.add_argument("--seeds", type=int, default=5)
-    run.add_argument("--first-seed", type=int, default=0)
     run.add_argument("--discrete-seeds", type=int, default=3, help="of the actor that chooses among types")
-    run.add_argument("--rounds", type=int, default=60)
-    run.add_argument("--threads", type=int, default=1)
     builds.add_argument("records", type=Path, nargs="+", help="build.json of builds with --allocator best")
     builds.add_argument("--texts", required=True, help="in words: what was calibrated and measured on")
     write.add_argument(
@@ -57,7 +65,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     write.add_argument("--builds", type=Path, required=True)
     write.add_argument("--tuned", type=Path, required=True, help="the same of builds with --tune")
     write.add_argument("--pictures", type=Path, help="where the pictures go; needs matplotlib")
-    for verb in (run, builds, write):
+    write.add_argument(
+        "--measured", type=Path, nargs="+", required=True, help="records of measured; their runs are joined"
+    )
+    for verb in (run, measured, builds, write):
         verb.add_argument("-o", "--output", type=Path, required=True)
     return parser.parse_args(argv)
 
@@ -134,6 +145,32 @@ def measure(options: argparse.Namespace) -> None:
                 print(f"discrete, without {family}, seed {seed}: done", flush=True)
 
 
+def measure_plans(options: argparse.Namespace) -> None:
+    """Fill the record of training with measurements, run by run."""
+    import torch
+    from policy.with_measurements import transfer_measured
+
+    from ramp_edge.events import EventBus
+    from ramp_edge.train.files import read_cases
+    from ramp_edge.train.measured_models import measured_models, models_of
+    from ramp_edge.train.run import TrainSettings as Settings
+
+    torch.set_num_threads(options.threads)
+    cases = read_cases(options.cases)
+    record = json.loads(options.output.read_text()) if options.output.exists() else {"runs": []}
+    models = models_of(options.models, cases)
+    with measured_models(
+        models, options.calibration, EventBus(), share=options.share, threads=options.threads
+    ) as truth:
+        for seed in range(options.first_seed, options.first_seed + options.seeds):
+            for family in sorted({c.family for c in cases if c.name in models}):
+                if (family, seed) not in {(r["family"], r["seed"]) for r in record["runs"]}:
+                    settings = Settings(rounds=options.rounds, seed=seed)
+                    record["runs"].append(transfer_measured(cases, family, settings, truth))
+                    save(options.output, json.dumps(record, indent=1))
+                    print(f"without {family}, seed {seed}: done", flush=True)
+
+
 def joined(records: list[dict[str, Any]]) -> dict[str, Any]:
     """The first record with all runs, each once."""
     runs = {(r["label"], r["family"], r["seed"], r["rounds"]): r for record in records for r in record["runs"]}
@@ -146,13 +183,16 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     if options.verb == "transfer":
         measure(options)
+    elif options.verb == "measured":
+        measure_plans(options)
     elif options.verb == "builds":
         found = [build_summary(json.loads(path.read_text()), options.texts) for path in options.records]
         save(options.output, json.dumps(found, indent=1) + "\n")
     else:
         transfer = joined([json.loads(path.read_text()) for path in options.transfer])
+        measured = {"runs": [r for path in options.measured for r in json.loads(path.read_text())["runs"]]}
         others = (json.loads(p.read_text()) for p in (options.builds, options.tuned, options.trials, options.zoo))
-        save(options.output, page(transfer, *others, pictures=options.pictures is not None))
+        save(options.output, page(transfer, measured, *others, pictures=options.pictures is not None))
         if options.pictures is not None:
             from policy.pictures import allocation, curves
 

@@ -173,7 +173,13 @@ def test_the_page_is_written_from_records_alone(measured: tuple[ModelCase, Any],
         "trials": [],
     }
     zoo = {"another": {"minutes": 1, "tokens_seen": 10, "held_out_perplexity": 99.0}}
-    text = page(record, [], [], trials, zoo, pictures=True)
+    values = {"predicted": [1.0, 1.2], "measured": [1.1, 1.1]}
+    run = {
+        "family": "qwen3", "seed": 0, "share": 0.1, "measured_episodes": 7, "cases": ["another"],
+        "outline": values, "kept": values, "last": values, "curve": {"measured_evaluation/mean": [[0, 1.2], [10, 1.1]]},
+    }  # fmt: skip
+    text = page(record, {"runs": [run]}, [], [], trials, zoo, pictures=True)
+    assert "| qwen3 | 7 | 1.100, 1.095 | 1.100, 1.100 | 1.100, 1.100 | 1.100, 1.100 | 1 of 1 |" in text
     assert "| another |" in text and "no demonstrations" in text and "nan" not in text
     curves(runs, tmp_path / "curves.svg")
     draw_allocation(record["allocation"], tmp_path / "allocation.svg")

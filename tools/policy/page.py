@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from policy.measured import builds_section, tuned_section
-from policy.predicted import designs_section, explained_section, rivals_section, training_section
+from policy.predicted import (
+    designs_section,
+    explained_section,
+    measured_training_section,
+    rivals_section,
+    training_section,
+)
 from ramp_edge.calibrate.feature_list import FEATURES
 
 _DESIGN = """# The allocation policy
@@ -63,13 +69,13 @@ The outline is where every actor starts, and moving a tensor off a plan that is 
 _OPEN = """
 ## Not measured
 
-- Measured KL in training: the environment takes it, the trainer does not use it.
 - Models above 300 million weights.
 """
 
 
 def page(
     transfer: dict[str, Any],
+    measured: dict[str, Any],
     builds: list[dict[str, Any]],
     tuned: list[dict[str, Any]],
     trials: dict[str, Any],
@@ -89,6 +95,7 @@ def page(
         _PICTURE if pictures else "",
         _LEARNING,
         training_section(transfer, pictures),
+        measured_training_section(measured),
         designs_section(transfer),
         _trials(trials),
         explained_section(transfer["explained"]),
@@ -128,7 +135,7 @@ def _zoo(zoo: dict[str, Any]) -> str:
         f"| {n} | {f['minutes']:g} | {f['tokens_seen']:,} | {f['held_out_perplexity']:.0f} |\n" for n, f in zoo.items()
     ]
     return (
-        "\n## The zoo\n\nSmall models by `tools/build_zoo.py`, trained on public-domain books for minutes on a share of one core: barely trained, "
+        "\n## The zoo\n\nSmall models by `tools/build_zoo.py`, trained on public-domain books for minutes on one core: little trained, "
         "which makes their tables steeper than a real model's.\n\n| model | minutes | tokens seen | held-out perplexity |\n|---|---:|---:|---:|\n"
         + "".join(rows)
     )

@@ -9,6 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ramp_edge.cli.options import (
+    AcceptOption,
+    BenchFolderOption,
+    BoardsOption,
+    MeasuringPlanOption,
+    ProgressOption,
+    ThreadCountsOption,
+)
 from ramp_edge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,22 +35,12 @@ BENCH_EXAMPLES = """Examples:
 
 def bench_command(
     model: Annotated[Path, typer.Argument(help="A build folder (its model.gguf) or a GGUF file.", metavar="OUT|GGUF")],
-    target: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--target",
-            "-t",
-            help="A board of targets.yaml, a tag, all, local, or user@host:port; may be repeated.",
-            envvar="RAMP_EDGE_TARGET",
-        ),
-    ] = None,
+    target: BoardsOption = None,
     against: Annotated[
         list[Path] | None,
         typer.Option("--against", help="Measure this one in turns with it (repeatable).", show_default=False),
     ] = None,
-    threads: Annotated[
-        str | None, typer.Option(help="Thread counts to try, e.g. 2,4.", show_default="all up to the board's cores")
-    ] = None,
+    threads: ThreadCountsOption = None,
     depths: Annotated[
         str | None,
         typer.Option(help="Tokens in the context before the measured ones.", show_default="0,512,2048 as they fit"),
@@ -57,16 +55,9 @@ def bench_command(
     no_perplexity: Annotated[
         bool, typer.Option("--no-perplexity", help="Do not compare perplexity with this machine's.")
     ] = False,
-    runtime: Annotated[
-        str | None,
-        typer.Option(
-            help="Folder of llama-bench on the board.", show_default="the deployed one; local: this machine's"
-        ),
-    ] = None,
+    runtime: BenchFolderOption = None,
     timeout: Annotated[float, typer.Option(help="Seconds that one run of a tool may take.")] = 1800.0,
-    accept_new_host_key: Annotated[
-        bool, typer.Option("--accept-new-host-key", help="Add the key of a host that is not in known_hosts.")
-    ] = False,
+    accept_new_host_key: AcceptOption = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -76,13 +67,9 @@ def bench_command(
             show_default="bench.json in OUT; bench-BOARD.json for several",
         ),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be measured; connect to nothing.")
-    ] = False,
+    dry_run: MeasuringPlanOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print bench.json instead of the table.")] = False,
-    progress: Annotated[
-        str, typer.Option(help="auto, plain or off (on stderr).", envvar="RAMP_EDGE_PROGRESS")
-    ] = "auto",
+    progress: ProgressOption = "auto",
 ) -> None:
     """Measure decode and prefill speed, memory, load time and perplexity of MODEL on boards."""
     from ramp_edge.cli.bench_report import plan_text, print_bench, print_boards

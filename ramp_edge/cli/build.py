@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ramp_edge.cli.options import ProgressOption
 from ramp_edge.errors import UsageError
 from ramp_edge.threads import MAX_THREADS, default_threads
 
@@ -97,9 +98,7 @@ def build_command(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a build that was stopped.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print build.json instead of the summary.")] = False,
     timings: Annotated[bool, typer.Option("--timings", help="Print where the time went.")] = False,
-    progress: Annotated[
-        str, typer.Option(help="auto, plain or off (on stderr).", envvar="RAMP_EDGE_PROGRESS")
-    ] = "auto",
+    progress: ProgressOption = "auto",
 ) -> None:
     """Compile MODEL for a device into a mixed-precision GGUF that unmodified llama.cpp runs."""
     from ramp_edge.cli.progress import attached

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ramp_edge.cli.options import AcceptOption, BoardsOption, ConnectTimeoutOption, ProgressOption, TargetsFileOption
 from ramp_edge.errors import RampEdgeError, UsageError
 
 if TYPE_CHECKING:
@@ -23,27 +24,13 @@ DEPLOY_EXAMPLES = (
     "Examples:  ramp-edge deploy out --target pi@192.0.2.7  |  ramp-edge deploy out --target lab --target attic  |  "
     "ramp-edge deploy --target kitchen-pi --rollback"
 )
-TargetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--target", "-t", help="A board of targets.yaml, a tag, all, local, or user@host[:port]; may be repeated."
-    ),
-]
-TargetsFileOption = Annotated[
-    Path | None, typer.Option("--targets-file", help="Instead of targets.yaml in the configuration folder.")
-]
-AcceptOption = Annotated[
-    bool, typer.Option("--accept-new-host-key", help="Put a board's unknown host key on record; a changed one never.")
-]
-TimeoutOption = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to connect.")]
-ProgressOption = Annotated[str, typer.Option(help="auto, plain or off (on stderr).", envvar="RAMP_EDGE_PROGRESS")]
 
 
 def deploy_command(
     output: Annotated[
         Path | None, typer.Argument(help="A folder that `ramp-edge build` wrote.", metavar="OUT", show_default=False)
     ] = None,
-    target: TargetOption = None,
+    target: BoardsOption = None,
     runtime: Annotated[
         str,
         typer.Option(help="auto: with llama.cpp's programs for the board, built first where they are not; or none."),
@@ -52,7 +39,7 @@ def deploy_command(
     verify: Annotated[bool, typer.Option("--verify", help="Read everything on the board and compare hashes.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be sent; change nothing.")] = False,
     accept_new_host_key: AcceptOption = False,
-    timeout_s: TimeoutOption = 15.0,
+    timeout_s: ConnectTimeoutOption = 15.0,
     targets_file: TargetsFileOption = None,
     progress: ProgressOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

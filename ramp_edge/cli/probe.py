@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ramp_edge.cli.options import (
+    AcceptOption,
+    BenchFolderOption,
+    MeasuringPlanOption,
+    ProgressOption,
+    ThreadCountsOption,
+)
 from ramp_edge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,26 +39,13 @@ def probe_command(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File for the profile, .yaml.")] = None,
     types: Annotated[str | None, typer.Option(help="Types to time, e.g. Q4_0,Q4_K.", show_default="every type")] = None,
     rounds: Annotated[int, typer.Option(min=3, help="Rounds of each type in turns with Q8_0.")] = 5,
-    threads: Annotated[
-        str | None, typer.Option(help="Thread counts to try, e.g. 2,4.", show_default="all up to the board's cores")
-    ] = None,
-    runtime: Annotated[
-        str | None,
-        typer.Option(
-            help="Folder of llama-bench on the board.", show_default="the deployed one; local: this machine's"
-        ),
-    ] = None,
+    threads: ThreadCountsOption = None,
+    runtime: BenchFolderOption = None,
     timeout: Annotated[float, typer.Option(min=1.0, help="Seconds that one run of a tool may take.")] = 600.0,
-    accept_new_host_key: Annotated[
-        bool, typer.Option("--accept-new-host-key", help="Add the key of a host that is not in known_hosts.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be measured; connect to nothing.")
-    ] = False,
+    accept_new_host_key: AcceptOption = False,
+    dry_run: MeasuringPlanOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the measurements as JSON.")] = False,
-    progress: Annotated[
-        str, typer.Option(help="auto, plain or off (on stderr).", envvar="RAMP_EDGE_PROGRESS")
-    ] = "auto",
+    progress: ProgressOption = "auto",
 ) -> None:
     """Measure memory bandwidth and the speed of every type on a board; write a profile that build --device takes."""
     from ramp_edge.cli.bench import numbers

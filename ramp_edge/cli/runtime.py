@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ramp_edge.cli.options import ProgressOption
 from ramp_edge.errors import RuntimeToolError, UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ SdistOption = Annotated[
     Path | None,
     typer.Option(help="Use this copy of the sdist instead of PyPI.", envvar="RAMP_EDGE_SDIST", show_default=False),
 ]
-ProgressOption = Annotated[str, typer.Option(help="auto, plain or off (on stderr).", envvar="RAMP_EDGE_PROGRESS")]
 
 
 @app.command("list", epilog="Example:  ramp-edge runtime list --json")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ramp_edge.cli.deploy import AcceptOption, TargetsFileOption, TimeoutOption
+from ramp_edge.cli.options import AcceptOption, ConnectTimeoutOption, TargetsFileOption
 
 if TYPE_CHECKING:
     from ramp_edge.device.target import Target, TargetSpec
@@ -50,7 +50,7 @@ def check_targets(
         typer.Argument(help="Boards, tags or addresses; default all.", metavar="TARGET", show_default=False),
     ] = None,
     accept_new_host_key: AcceptOption = False,
-    timeout_s: TimeoutOption = 15.0,
+    timeout_s: ConnectTimeoutOption = 15.0,
     targets_file: TargetsFileOption = None,
     as_json: JsonOption = False,
 ) -> None:

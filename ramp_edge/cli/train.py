@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ramp_edge.cli.options import ProgressOption
 from ramp_edge.errors import UsageError
 
 TRAIN_EXAMPLES = """Examples:
@@ -47,9 +48,7 @@ def train_command(
     ] = None,
     device: Annotated[str, typer.Option(help="For --models: the device of the cases.")] = "raspberry-pi-5",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
-    progress: Annotated[
-        str, typer.Option(help="auto, plain or off (on stderr).", envvar="RAMP_EDGE_PROGRESS")
-    ] = "auto",
+    progress: ProgressOption = "auto",
 ) -> None:
     """Train the allocation policy by Soft Actor-Critic. Needs the train extra."""
     from ramp_edge.cli.progress import attached

@@ -107,11 +107,6 @@ class Task:
     reserve: Int64
     """[n_tensors]: the type of each tensor in a plan that keeps both limits. Its share is kept free for what is still to come."""
 
-    @property
-    def items(self) -> list[Item]:
-        """For the knapsack on the predicted table; without one every type costs nothing."""
-        return self.items_of(np.zeros(self.legal.shape) if self.kl is None else self.kl)
-
     def items_of(self, kl: Float64) -> list[Item]:
         """For the knapsack on any table [n_tensors, n_types], finite where legal."""
         return [

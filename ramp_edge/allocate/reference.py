@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ramp_edge.allocate.cases import Task
-from ramp_edge.allocate.knapsack import solve
-from ramp_edge.allocate.prices import PriceLadder, StackedLadders, price_ladder
+from ramp_edge.allocate.prices import PriceLadder, StackedLadders, exact_plan, price_ladder
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -28,9 +27,7 @@ class Reference:
 def reference_of(task: Task) -> Reference:
     """The knapsack's plan. The task must have a table and be feasible, as `task_of` leaves it."""
     assert task.kl is not None, "rewards need a table"
-    plan = solve(task.items, task.max_bytes, task.max_seconds)
-    assert plan is not None, "the reserve plan keeps the limits, so the knapsack finds one"
-    columns = task.columns_of(plan)
+    columns = exact_plan(task.kl, task)
     return Reference(
         columns=columns,
         kl=task.total(task.kl, columns),

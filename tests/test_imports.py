@@ -71,6 +71,7 @@ DOORS = {
     "platformdirs": ("shipped.py",),
     "gguf": ("codec/", "model/"),
     "numba": ("compiled.py",),
+    "highspy": ("allocate/exact.py",),
     "gymnasium": ("allocate/environment.py",),
     "torch": (
         "feedback_root.py",

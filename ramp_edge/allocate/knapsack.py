@@ -1,29 +1,28 @@
-"""A Lagrangian knapsack with two constraints: bytes, and seconds per decoded token.
+"""The knapsack with two constraints: bytes, and seconds per decoded token.
 
 Minimise sum KL(tensor, type) subject to sum bytes <= B and sum seconds <= S. For multipliers (a, b) every tensor takes
 argmin KL + a bytes + b seconds on its own, so a plan costs one vectorised argmin. For a fixed b, bisection finds the
 smallest a that fits the bytes; an outer bisection finds the smallest b that fits the seconds. What the multipliers leave
-unused is then spent by exchanging single choices while any exchange helps, and a tensor that is a good part of the
-file is tried in its next types, everything else chosen anew. The bound below (best KL the relaxation
-allows) says how far from optimal a plan can be at most.
+unused is then spent by exchanging single choices while any exchange helps. From there an integer program goes on to the
+optimum (`exact.py`): prices find convex trade-offs only, and exchanges move two tensors at once, where the next type of an
+embedding may have to be paid for by dozens.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from ramp_edge.allocate.exact import improve
+
 Float64 = npt.NDArray[np.float64]
 Choice = npt.NDArray[np.int64]
 _BISECTIONS = 60
 _FRONTIER = 2048
 """Points kept of the frontier of (bytes, seconds)."""
-_LARGE_SHARE, _LARGE_STEPS = 0.1, 3
-"""A tensor of this share of the plan's bytes is tried in so many larger and so many smaller types as well."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +43,7 @@ class Plan:
     size_bytes: int
     seconds: float
     lower_bound: float
-    """No plan within the limits has a smaller sum of KL (Lagrangian duality)."""
+    """No plan within the limits has a smaller sum of KL (duality, branch and bound)."""
 
 
 class _Table:
@@ -59,18 +58,6 @@ class _Table:
             self.kl[row, :n], self.size[row, :n], self.seconds[row, :n] = item.kl, item.size_bytes, item.seconds
         self.valid = np.isfinite(self.size)
         self._rows = np.arange(len(items))
-
-    def holding(self, row: int, column: int) -> _Table:
-        """The same with one choice left in a row."""
-        other = copy.copy(self)
-        others = np.arange(self.size.shape[1]) != column
-        other.kl, other.size, other.seconds, other.valid = (
-            v.copy() for v in (self.kl, self.size, self.seconds, self.valid)
-        )
-        for values in (other.kl, other.size, other.seconds):
-            values[row, others] = np.inf
-        other.valid[row, others] = False
-        return other
 
     def best(self, per_byte: float, per_second: float) -> Choice:
         cost = np.where(self.valid, self.kl, np.inf)
@@ -88,16 +75,15 @@ class _Table:
 
 
 def solve(items: Sequence[Item], max_bytes: float, max_seconds: float = float("inf")) -> Plan | None:
-    """The best plan found within both limits, or None where not even the smallest (or fastest) fits."""
+    """The best plan within both limits, by the integer program's gap; None where not even the smallest (or fastest) fits."""
     table = _Table(items)
     found = _relaxed(table, max_bytes, max_seconds)
     if found is None:
         return None
     best, bound = found
-    for other in _with_another_large_choice(table, best):
-        plan = _relaxed(other, max_bytes, max_seconds)
-        if plan is not None and table.total(table.kl, plan[0]) < table.total(table.kl, best):
-            best = plan[0]
+    if bound < table.total(table.kl, best):
+        best, proved = improve(table.kl, table.size, table.seconds, best, max_bytes, max_seconds)
+        bound = max(bound, proved)
     return Plan(
         choice=tuple(int(c) for c in best),
         kl=table.total(table.kl, best),
@@ -105,23 +91,6 @@ def solve(items: Sequence[Item], max_bytes: float, max_seconds: float = float("i
         seconds=table.total(table.seconds, best),
         lower_bound=min(bound, table.total(table.kl, best)),
     )
-
-
-def _with_another_large_choice(table: _Table, choice: Choice) -> list[_Table]:
-    """The table with the largest tensor held to each of its next choices in bytes.
-
-    Prices find convex trade-offs only, and exchanges move two tensors at once: where one tensor is a good part of the file, as an
-    embedding is in a small model, the plan that pays for its next type with many others is out of reach of both.
-    """
-    sizes = table.size[np.arange(len(choice)), choice]
-    row = int(sizes.argmax())
-    if len(choice) < 3 or sizes[row] < _LARGE_SHARE * sizes.sum():
-        return []
-    columns = np.flatnonzero(table.valid[row])
-    columns = columns[np.lexsort((table.kl[row, columns], table.size[row, columns]))]
-    at = int(np.flatnonzero(columns == choice[row])[0])
-    near = [*columns[max(0, at - _LARGE_STEPS) : at], *columns[at + 1 : at + 1 + _LARGE_STEPS]]
-    return [table.holding(row, int(column)) for column in near]
 
 
 def _relaxed(table: _Table, max_bytes: float, max_seconds: float) -> tuple[Choice, float] | None:

@@ -59,7 +59,7 @@ Allocator = Callable[[Problem], Sequence[Allocation]]
 
 
 def knapsack(problem: Problem) -> Sequence[Allocation]:
-    """The Lagrangian knapsack on the Fisher table, tightened until resident memory fits as well."""
+    """The knapsack on the Fisher table, tightened until resident memory fits as well."""
     inventory = problem.inventory
     names = list(problem.legal)
     target = problem.running

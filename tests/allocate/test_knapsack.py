@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ramp_edge.allocate.exact import RELATIVE_GAP
 from ramp_edge.allocate.knapsack import Item, Plan, solve
 
 
@@ -62,6 +66,7 @@ def test_plans_are_within_both_limits_and_none_only_where_nothing_fits(
     assert plan.size_bytes <= max_bytes
     assert plan.seconds <= max_seconds
     assert plan.kl >= best - 1e-9, "better than every plan there is"
+    assert plan.kl <= best * (1 + 2 * RELATIVE_GAP), "the best of all"
     assert plan.lower_bound <= best + 1e-9, "the bound excludes the optimum"
     assert plan.lower_bound <= plan.kl
 
@@ -78,7 +83,7 @@ def random_tensors(rng: np.random.Generator, count: int) -> list[Item]:
     return found
 
 
-def test_the_gap_to_brute_force_is_small_on_average() -> None:
+def test_plans_of_small_models_are_the_best_of_all() -> None:
     rng = np.random.default_rng(0)
     ratios = []
     for _ in range(60):
@@ -93,22 +98,21 @@ def test_the_gap_to_brute_force_is_small_on_average() -> None:
         if best is not None and plan is not None:
             ratios.append(plan.kl / best)
     assert len(ratios) > 40
-    assert np.mean(ratios) < 1.03  # 1.0128 measured
-    assert max(ratios) < 1.4  # 1.259 measured
+    assert max(ratios) < 1 + 2 * RELATIVE_GAP  # before the integer program 1.013 in the mean and 1.26 at most
 
 
-def test_three_hundred_tensors_come_within_two_thousandths_of_the_bound() -> None:
+def test_three_hundred_tensors_come_to_the_bound() -> None:
     cases = random_tensors(np.random.default_rng(1), 300)
     limit = 0.95 * sum(i.size_bytes[4] for i in cases)
     free = solve(cases, limit)
     assert free is not None
     assert free.size_bytes <= limit
-    assert free.kl <= free.lower_bound * 1.001  # 1.00015 measured
+    assert free.kl <= free.lower_bound * (1 + 2 * RELATIVE_GAP)  # 1.00015 by prices and exchanges
     fast = solve(cases, limit, free.seconds * 0.93)
     assert fast is not None
     assert fast.seconds <= free.seconds * 0.93
     assert fast.kl >= free.lower_bound
-    assert fast.kl <= fast.lower_bound * 1.002  # 1.00035 measured
+    assert fast.kl <= fast.lower_bound * (1 + 2 * RELATIVE_GAP)  # 1.00035 by prices and exchanges
 
 
 @settings(deadline=None, max_examples=50)
@@ -171,3 +175,20 @@ def test_no_type_of_a_tensor_that_is_half_of_the_file_would_have_been_better(see
         plan = solve([one, *small], budget)
         held.append(math.inf if plan is None else plan.kl)
     assert found.kl <= min(held) * (1 + 1e-9)
+
+
+def test_the_search_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """Standard output is for records; the solver's library writes to it where it is not told otherwise."""
+    cases = random_tensors(np.random.default_rng(2), 40)
+    assert solve(cases, 0.9 * sum(i.size_bytes[4] for i in cases)) is not None
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_process_of_its_own_gives_the_same_plan() -> None:
+    script = (
+        "import numpy as np, sys; sys.path.insert(0, sys.argv[1]); from test_knapsack import random_tensors, solve;"
+        "c = random_tensors(np.random.default_rng(3), 120); print(solve(c, 0.93 * sum(i.size_bytes[4] for i in c)).choice)"
+    )
+    words = [sys.executable, "-c", script, str(Path(__file__).parent)]
+    first, second = (subprocess.run(words, capture_output=True, text=True, check=True).stdout for _ in range(2))
+    assert first == second and first.startswith("(")

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ramp_edge import __version__
-from ramp_edge.allocate.policy import load_policy
+from ramp_edge.allocate.policy import load_policy, policy_file
 from ramp_edge.emit.layout import MetadataItem
 from ramp_edge.emit.write import output_error, require_space
 from ramp_edge.events import EventBus
@@ -104,7 +104,7 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
         emitters = {False: emitter}
         fingerprint = request.fingerprint(
             inventory.sha256, text.sha256, str(to_plain(target)), str(sorted(versions().items())),
-            "" if request.policy is None else file_sha256(request.policy),
+            "" if request.policy is None else file_sha256(policy_file(request.policy)),
         )  # fmt: skip
         workspace = (
             None
@@ -182,7 +182,7 @@ def _inputs(request: BuildRequest, model: Path, target: DeviceTarget) -> list[tu
     if request.eval_text is not None:
         texts.append(("--eval-text", request.eval_text))
     if request.policy is not None:
-        texts.append(("--policy", request.policy))
+        texts.append(("--policy", policy_file(request.policy)))
     return [("the model", model), ("the profile", target.profile_path), *texts]
 
 

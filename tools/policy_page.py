@@ -85,6 +85,7 @@ def ablated(settings: TrainSettings) -> dict[str, TrainSettings]:
     plain = replace(settings.reward, worse=0.0, unused=0.0, cliff=0.0)
     return {
         "quality alone in the reward": replace(settings, reward=plain),
+        "no correction": replace(settings, correction=replace(settings.correction, passes=0)),
         "no demonstrations": replace(settings, demonstrations=0),
         "ten times the actor's rate": replace(
             settings, sac=replace(settings.sac, actor_rate=10 * settings.sac.actor_rate)

@@ -1,13 +1,13 @@
 """The trained policy as a build runs it: an ONNX file with its training record, evaluated by onnxruntime, without torch.
 
-`train/onnx_file.py` writes such files. Without a file the outline decides: what an actor is before it has learned anything.
+`train/onnx_file.py` writes such files; one travels with the package. Without a file the outline decides: what an actor is before it has learned anything.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ramp_edge.allocate.cases import Task
-from ramp_edge.allocate.episode import N_STATE, STATE_NAMES, Episodes, stack
+from ramp_edge.allocate.episode import N_FEATURES, N_STATE, STATE_NAMES, Episodes, stack
 from ramp_edge.codec.types import QuantType
 from ramp_edge.errors import PolicyFileError, UsageError
 
@@ -24,13 +24,22 @@ if TYPE_CHECKING:
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
-POLICY_VERSION = 2
-"""Raise when the state's meaning changes."""
+Int64 = npt.NDArray[np.int64]
+POLICY_VERSION = 3
+"""Raise when the meaning of features or state changes."""
 EDGE, REACH = 0.01, 1.0
 """The outline stays EDGE from the actions 0 and 1, which lie at infinity before squashing; the network moves it by at most REACH there: 1.75
 bits in the middle of the range."""
 OUTLINE = N_STATE - len(STATE_NAMES) + STATE_NAMES.index("outline")
+FEATURES, CORRECTION = "features", "correction"
+"""The first pass, over all tensors: centred features -> ln of the factor by which foreseen KL is wrong."""
 STATE, ACTION = "state", "action"
+"""Then step by step."""
+TRAINED = Path("trained")
+"""Names the file that travels with the package."""
+_TRAINED_FILE = Path(__file__).resolve().parent.parent / "data" / "policy.onnx"
+MOST = 4.0
+"""Of a correction, either way: no table of the zoo asks for as much."""
 VERSION_KEY, RECORD_KEY = "ramp_edge.policy_version", "ramp_edge.record"
 
 
@@ -45,15 +54,36 @@ class Policy:
 
     def act(self, states: Float32) -> Float64:
         """States [n, N_STATE] -> actions [n] in [0, 1]: the outline, moved by what was learned. Raises PolicyFileError for what is no number."""
-        (actions,) = self.session.run([ACTION], {STATE: np.ascontiguousarray(states, np.float32)})
-        out = np.asarray(actions, np.float64)
-        if out.shape != (len(states),) or not np.isfinite(out).all():
-            raise PolicyFileError(f"{self.path} gives actions that are not one number for every tensor")
-        return out.clip(0.0, 1.0)
+        return self._run(ACTION, np.zeros((0, N_FEATURES), np.float32), states).clip(0.0, 1.0)
+
+    def foresee(self, task: Task) -> Task:
+        """The first pass: the task with corrected errors of all types, from which the outline follows. Raises PolicyFileError for what is no number."""
+        factor = self._run(CORRECTION, centred(task.features, task.n_weights), np.zeros((0, N_STATE), np.float32))
+        return replace(task, relative_kl=task.relative_kl * np.exp(factor.clip(-MOST, MOST))[:, None])
+
+    def _run(self, output: str, features: Float32, states: Float32) -> Float64:
+        """onnxruntime wants every input, whatever is asked for."""
+        inputs = {FEATURES: features, STATE: np.ascontiguousarray(states, np.float32)}
+        out = np.asarray(self.session.run([output], inputs)[0], np.float64)
+        if out.shape != (len(features) + len(states),) or not np.isfinite(out).all():
+            raise PolicyFileError(f"{self.path} gives {output}s that are not one number for every tensor")
+        return out
 
 
-def load_policy(path: Path) -> Policy:
-    """The policy of a file. Raises PolicyFileError for anything else, or one of other features or another version, UsageError without onnxruntime."""
+def policy_file(named: Path) -> Path:
+    """The file behind what a user names: `trained`, or a path."""
+    return _TRAINED_FILE if named == TRAINED else named
+
+
+def centred(features: Float32, n_weights: Int64) -> Float32:
+    """Features [n_tensors, 11] less their mean by share of the weights: what the first pass sees."""
+    share = n_weights / n_weights.sum()
+    return np.asarray(features - share @ features, np.float32)
+
+
+def load_policy(named: Path) -> Policy:
+    """The policy of a file, or `trained`. Raises PolicyFileError for anything else, or one of other features or another version, UsageError without onnxruntime."""
+    path = policy_file(named)
     try:
         import onnxruntime  # here: it takes a fifth of a second, and only a build with --policy wants it
     except ImportError as error:
@@ -80,15 +110,18 @@ def load_policy(path: Path) -> Policy:
         raise PolicyFileError(f"{path} is a policy of version {version}, this ramp-edge reads version {POLICY_VERSION}")
     takes = [(i.name, i.shape[-1] if i.shape else None) for i in session.get_inputs()]
     gives = [o.name for o in session.get_outputs()]
-    if takes != [(STATE, N_STATE)] or gives != [ACTION]:
+    if takes != [(FEATURES, N_FEATURES), (STATE, N_STATE)] or gives != [CORRECTION, ACTION]:
         raise PolicyFileError(
-            f"{path} takes {takes} and gives {gives}; a policy takes a {STATE} of {N_STATE} numbers and gives an {ACTION}"
+            f"{path} takes {takes} and gives {gives}; a policy takes {FEATURES} of {N_FEATURES} numbers and a {STATE} of {N_STATE}, "
+            f"and gives a {CORRECTION} and an {ACTION}"
         )
     return Policy(path=path, session=session, record=record)
 
 
 def allocate(policy: Policy | None, task: Task) -> dict[str, QuantType]:
     """Decide a whole model; without a policy its outline alone."""
+    if policy is not None:
+        task = policy.foresee(task)
     episodes = Episodes(stack([task]), np.zeros(1, np.int64))
     while not episodes.done:
         state = episodes.observe()

@@ -68,9 +68,14 @@ def tail_sums(values: Float64) -> Float64:
 
 
 def foreseen_kl(task: Task) -> Float64:
-    """KL [n_tensors, n_types] as forward passes foresee it, up to a common factor: 4-bit noise, times each type's error beside it."""
-    per_weight = np.exp(task.features[:, 0].astype(np.float64) / NOISE_SCALE)
-    return np.asarray((per_weight * task.n_weights)[:, None] * task.relative_kl, np.float64)
+    """KL [n_tensors, n_types] as forward passes foresee it, up to a common factor."""
+    return foreseen_table(task.features, task.n_weights, task.relative_kl)
+
+
+def foreseen_table(features: npt.NDArray[np.float32], n_weights: Int64, relative_kl: Float64) -> Float64:
+    """[n_tensors, n_types]: 4-bit noise (the first feature), times each type's error beside it."""
+    per_weight = np.exp(features[:, 0].astype(np.float64) / NOISE_SCALE)
+    return np.asarray((per_weight * n_weights)[:, None] * relative_kl, np.float64)
 
 
 def exact_plan(kl: Float64, task: Task) -> Int64:

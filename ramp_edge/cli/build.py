@@ -80,7 +80,8 @@ def build_command(
         ),
     ] = None,
     policy: Annotated[
-        Path | None, typer.Option(help="A policy of ramp-edge train.", show_default="forward-pass outline")
+        Path | None,
+        typer.Option(help="trained: the package's, or a file of ramp-edge train.", show_default="forward-pass outline"),
     ] = None,
     tune: Annotated[
         int, typer.Option(help="Measure so many changes of single tensors, then allocate anew.", min=0, max=999)

@@ -86,4 +86,4 @@ def train_command(
             kind = "measured" if what.startswith("measured") else "predicted"
             for name, score in scores.items():
                 numbers = f"median {score['median']:.3f}  mean {score['mean']:.3f}  worst {score['worst']:.3f}"
-                typer.echo(f"  {kind}  {name:<8} {numbers}")
+                typer.echo(f"  {kind}  {name:<10} {numbers}")

@@ -69,8 +69,10 @@ def train(
     finally:
         writer.close()
     scores = {
-        name: training.scores(act)
-        for name, act in (("policy", training.best_act), ("outline", outline_act), ("teacher", None))
+        "policy": training.scores(training.best_act),
+        "first pass": training.scores(outline_act),
+        "outline": training.scores(outline_act, plain=True),
+        "teacher": training.scores(None),
     }
     record: dict[str, object] = {
         "ramp_edge": __version__,

@@ -1,4 +1,4 @@
-"""The trained actor as an ONNX file: its whole way from the state to the action, and its training record as metadata."""
+"""The trained policy as an ONNX file: correction and actor, each its whole way from input to output, and the training record as metadata."""
 
 from __future__ import annotations
 
@@ -11,8 +11,19 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, checker, helper, numpy_helper
 
-from ramp_edge.allocate.episode import N_STATE
-from ramp_edge.allocate.policy import ACTION, EDGE, OUTLINE, POLICY_VERSION, REACH, RECORD_KEY, STATE, VERSION_KEY
+from ramp_edge.allocate.episode import N_FEATURES, N_STATE
+from ramp_edge.allocate.policy import (
+    ACTION,
+    CORRECTION,
+    EDGE,
+    FEATURES,
+    OUTLINE,
+    POLICY_VERSION,
+    REACH,
+    RECORD_KEY,
+    STATE,
+    VERSION_KEY,
+)
 from ramp_edge.beside import written_beside
 
 Float32 = npt.NDArray[np.float32]
@@ -21,7 +32,8 @@ _OPSET, _IR_VERSION = 17, 8
 
 
 def write_policy(path: Path, weights: Mapping[str, Float32], record: Mapping[str, Any]) -> None:
-    """Weights by the names that torch gives them (`hidden.0`, `hidden.2`, `mean`); the file appears whole or not at all."""
+    """Weights by the names that torch gives them: the actor's (`hidden.0`, `hidden.2`, `mean`) and the correction's (`correction.first` to `.last`);
+    the file appears whole or not at all."""
     constants: dict[str, npt.NDArray[Any]] = {
         "outline_column": np.array([OUTLINE], np.int64),
         "one": np.array(1.0, np.float32),
@@ -34,6 +46,14 @@ def write_policy(path: Path, weights: Mapping[str, Float32], record: Mapping[str
     }
     node = helper.make_node
     nodes = [
+        *_layer("correction.first", FEATURES, "c1"),
+        *_silu("c1", "c1_out"),
+        *_layer("correction.second", "c1_out", "c2"),
+        *_silu("c2", "c2_out"),
+        *_layer("correction.third", "c2_out", "c3"),
+        *_silu("c3", "c3_out"),
+        *_layer("correction.last", "c3_out", "c_last"),
+        node("Squeeze", ["c_last", "last_axis"], [CORRECTION]),
         *_layer("hidden.0", STATE, "first"),
         *_silu("first", "first_out"),
         *_layer("hidden.2", "first_out", "second"),
@@ -56,8 +76,14 @@ def write_policy(path: Path, weights: Mapping[str, Float32], record: Mapping[str
     graph = helper.make_graph(
         nodes,
         "ramp_edge_policy",
-        [helper.make_tensor_value_info(STATE, TensorProto.FLOAT, ["n", N_STATE])],
-        [helper.make_tensor_value_info(ACTION, TensorProto.FLOAT, ["n"])],
+        [
+            helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, ["tensors", N_FEATURES]),
+            helper.make_tensor_value_info(STATE, TensorProto.FLOAT, ["n", N_STATE]),
+        ],
+        [
+            helper.make_tensor_value_info(CORRECTION, TensorProto.FLOAT, ["tensors"]),
+            helper.make_tensor_value_info(ACTION, TensorProto.FLOAT, ["n"]),
+        ],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     model = helper.make_model(

@@ -1,4 +1,4 @@
-"""A training run: demonstrations first, then rounds of episodes and updates, measured on tasks that it does not learn from.
+"""A training run: the correction first, then demonstrations, then rounds of episodes and updates, measured on tasks that it does not learn from.
 
 Everything follows from the cases, the settings and the seed: a run that was stopped goes on from its checkpoint to the very policy of one that was not.
 """
@@ -23,7 +23,8 @@ from ramp_edge.allocate.scoring import MeasuredTruth
 from ramp_edge.beside import written_beside
 from ramp_edge.errors import ResumeError
 from ramp_edge.events import EventBus
-from ramp_edge.train.rollout import Act, Arena, Outcome
+from ramp_edge.train.correction import CorrectionSettings, corrected, teach
+from ramp_edge.train.rollout import Act, Arena
 from ramp_edge.train.sac import Actor, Replay, Sac, SacSettings
 from ramp_edge.train.tasks import TaskSampling, budget_task, sample_tasks
 
@@ -31,7 +32,7 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Log = Callable[[str, float, int], None]
 """(name, value, round): where figures go, TensorBoard or elsewhere."""
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 EVALUATED_SHARES = (0.25, 0.4, 0.55)
 """Budgets of the evaluation, as shares of the way from the smallest to the largest plan: about 5 to 6.5 bits where 256-column types are not legal."""
 
@@ -53,6 +54,7 @@ class TrainSettings:
     """Standard deviation of noise on the teacher's and the outline's actions (0.06 is 0.4 bits), so that critics see what other choices cost."""
     evaluate_every: int = 10
     seed: int = 0
+    correction: CorrectionSettings = field(default_factory=CorrectionSettings)
     sac: SacSettings = field(default_factory=SacSettings)
     reward: RewardWeights = field(default_factory=RewardWeights)
     sampling: TaskSampling = field(default_factory=TaskSampling)
@@ -78,9 +80,8 @@ class Score:
     worst: float
 
 
-def score_of(outcome: Outcome) -> Score:
+def score_of(ratio: Float64) -> Score:
     """exp of the log-ratios' median, mean and largest."""
-    ratio = outcome.log_ratio
     return Score(
         median=float(np.exp(np.median(ratio))), mean=float(np.exp(ratio.mean())), worst=float(np.exp(ratio.max()))
     )
@@ -93,7 +94,7 @@ def evaluation_tasks(cases: Sequence[ModelCase]) -> list[Task]:
 
 
 def outline_act(states: Float32) -> Float64:
-    """The untrained policy: the outline's bits."""
+    """The untrained actor: the outline's bits."""
     return np.asarray(0.5 * (states[:, OUTLINE].astype(np.float64) + 1.0), np.float64)
 
 
@@ -105,22 +106,21 @@ class Training:
     ) -> None:
         self.settings, self._events, self._truth = settings, events, truth
         self._fingerprint = settings.fingerprint(cases, truth)
-        with events.stage("tasks", total=2, unit="sets") as stage:
-            self.arena = Arena(sample_tasks(cases, settings.sampling, settings.seed), settings.reward)
+        with events.stage("tasks", total=4, unit="steps") as stage:
+            self.correction = teach(cases, settings.correction, settings.seed)
             stage.advance()
-            self.evaluation = Arena(evaluation_tasks(cases), settings.reward)
+            self.plain_evaluation = Arena(evaluation_tasks(cases), settings.reward)
             stage.advance()
-        # Measurements have the last word on which actor is kept.
-        self._all_measured = None if truth is None else replace(truth, share=1.0)
-        self.measured_evaluation = None if truth is None else self._measurable(truth)
+            seen = [corrected(case, self.correction) for case in cases]
+            self.evaluation = Arena(evaluation_tasks(seen), settings.reward)
+            stage.advance()
+            self.arena = Arena(sample_tasks(seen, settings.sampling, settings.seed), settings.reward)
+            stage.advance()
         self.sac = Sac(N_STATE, OUTLINE, settings.sac, settings.seed)
         self.replay = Replay(settings.sac.replay, N_STATE)
         self.round = 0
         self.best: Score | None = None
         self._best_actor: dict[str, torch.Tensor] = {}
-
-    def _measurable(self, truth: MeasuredTruth) -> Arena:
-        return Arena([task for task in self.evaluation.tasks if task.name in truth.models], self.settings.reward)
 
     def act(self, states: Float32) -> Float64:
         """The policy without noise."""
@@ -187,17 +187,17 @@ class Training:
             self.best = score
             self._best_actor = {n: v.detach().clone() for n, v in self.sac.actor.state_dict().items()}
 
-    def scores(self, act: Act | None) -> tuple[Score, Score | None]:
-        """KL ratios of a policy (None: the teacher) over the evaluation's tasks: predicted, and measured where a run can measure."""
-        predicted = self.score(self.evaluation, act)
-        if self.measured_evaluation is None:
+    def scores(self, act: Act | None, *, plain: bool = False) -> tuple[Score, Score | None]:
+        """KL ratios of a policy (None: the teacher) over the evaluation's tasks: predicted, and measured where a run can measure; `plain` without
+        the correction."""
+        arena = self.plain_evaluation if plain else self.evaluation
+        rows, truth = np.arange(len(arena.tasks)), self._truth
+        predicted = score_of(arena.play(rows, act)[0].log_ratio)
+        if truth is None:
             return predicted, None
-        return predicted, self.score(self.measured_evaluation, act, self._all_measured)
-
-    @staticmethod
-    def score(arena: Arena, act: Act | None, truth: MeasuredTruth | None = None) -> Score:
-        """KL ratios of a policy (None: the teacher) over all tasks of an arena."""
-        return score_of(arena.play(np.arange(len(arena.tasks)), act, truth=truth)[0])
+        # Measurements have the last word on which actor is kept.
+        of = np.array([task.name in truth.models for task in arena.tasks])
+        return predicted, score_of(arena.play(rows[of], act, truth=replace(truth, share=1.0))[0].log_ratio)
 
     def best_act(self, states: Float32) -> Float64:
         """The best actor without noise."""
@@ -211,8 +211,10 @@ class Training:
         return self._best_actor or self.sac.actor.state_dict()
 
     def weights(self) -> dict[str, Float32]:
-        """Of the best actor's way to its mean, by torch's names."""
-        return {n: v.numpy().astype(np.float32) for n, v in self.best_actor().items() if not n.startswith("log_std")}
+        """Of the best actor's way to its mean, and of the correction, by torch's names."""
+        actor = {n: v for n, v in self.best_actor().items() if not n.startswith("log_std")}
+        both = {**actor, **{f"correction.{n}": v for n, v in self.correction.state_dict().items()}}
+        return {n: v.numpy().astype(np.float32) for n, v in both.items()}
 
     def save(self, path: Path) -> None:
         """The whole state, written beside and renamed."""

@@ -12,20 +12,36 @@ import onnx
 import pytest
 
 from ramp_edge.allocate.cases import ModelCase, Task, task_of
-from ramp_edge.allocate.episode import N_STATE
-from ramp_edge.allocate.policy import EDGE, OUTLINE, REACH, RECORD_KEY, VERSION_KEY, Policy, allocate, load_policy
+from ramp_edge.allocate.episode import N_FEATURES, N_STATE
+from ramp_edge.allocate.policy import (
+    EDGE,
+    OUTLINE,
+    REACH,
+    RECORD_KEY,
+    VERSION_KEY,
+    Policy,
+    allocate,
+    centred,
+    load_policy,
+)
 from ramp_edge.allocate.prices import N_PRICES, StackedLadders, exact_plan, foreseen_kl, price_ladder
 from ramp_edge.allocate.reference import reference_of
+from ramp_edge.calibrate.feature_list import FEATURES
+from ramp_edge.codec.types import QuantType
 from ramp_edge.errors import PolicyFileError, UsageError
 from ramp_edge.train.onnx_file import write_policy
 from ramp_edge.train.tasks import budget_task
 
 Maker = Callable[..., ModelCase]
+FEATURE_NAMES = [feature.name for feature in FEATURES]
 
 
 def random_weights(seed: int = 0, scale: float = 0.3) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
-    shapes = {"hidden.0": (16, N_STATE), "hidden.2": (16, 16), "mean": (1, 16)}
+    shapes = {
+        "hidden.0": (16, N_STATE), "hidden.2": (16, 16), "mean": (1, 16), "correction.first": (8, N_FEATURES),
+        "correction.second": (8, 8), "correction.third": (8, 8), "correction.last": (1, 8),
+    }  # fmt: skip
     weights = {}
     for name, (rows, columns) in shapes.items():
         weights[f"{name}.weight"] = (scale * rng.standard_normal((rows, columns))).astype(np.float32)
@@ -46,7 +62,7 @@ def middle_task(case: ModelCase, share: float = 0.4) -> Task:
     return task
 
 
-def test_a_policy_s_file_says_what_its_weights_say(tmp_path: Path) -> None:
+def test_a_policy_s_file_says_what_its_weights_say(make_case: Maker, tmp_path: Path) -> None:
     policy = random_policy(tmp_path)
     weights = {k: v.astype(np.float64) for k, v in random_weights().items()}
     states = np.random.default_rng(1).standard_normal((50, N_STATE)).astype(np.float32)
@@ -58,6 +74,13 @@ def test_a_policy_s_file_says_what_its_weights_say(tmp_path: Path) -> None:
     start = (0.5 * (states[:, OUTLINE].astype(np.float64) + 1.0)).clip(EDGE, 1.0 - EDGE)
     expected = 1.0 / (1.0 + np.exp(-(np.log(start / (1.0 - start)) + REACH * moved)))
     np.testing.assert_allclose(policy.act(states), expected, atol=2e-6)
+    task = middle_task(make_case(9, 1))
+    h = centred(task.features, task.n_weights).astype(np.float64)
+    for layer in ("correction.first", "correction.second", "correction.third"):
+        z = h @ weights[f"{layer}.weight"].T + weights[f"{layer}.bias"]
+        h = z / (1.0 + np.exp(-z))
+    factor = np.exp(h @ weights["correction.last.weight"].T + weights["correction.last.bias"])
+    np.testing.assert_allclose(policy.foresee(task).relative_kl, task.relative_kl * factor, rtol=1e-5)
     assert policy.record == {"seed": 0}
     assert [p.name for p in tmp_path.iterdir()] == ["policy.onnx"]
 
@@ -95,9 +118,9 @@ def test_files_that_are_no_policy_say_why(tmp_path: Path) -> None:
     path = random_policy(tmp_path).path
 
     def rename(model: onnx.ModelProto) -> None:
-        model.graph.output[0].name = "logit"
+        model.graph.output[1].name = "logit"
 
-    with pytest.raises(PolicyFileError, match=f"state of {N_STATE} numbers"):
+    with pytest.raises(PolicyFileError, match=f"a state of {N_STATE}"):
         load_policy(altered(path, rename))
 
 
@@ -123,6 +146,29 @@ def test_a_policy_that_learned_nothing_is_its_outline(make_case: Maker, tmp_path
     np.testing.assert_allclose(nothing.act(states), 0.5 * (states[:, OUTLINE] + 1.0), atol=1e-6)
     task = middle_task(make_case(20, 1))
     assert allocate(nothing, task) == allocate(None, task)
+
+
+def test_the_first_pass_decides_who_gets_the_bits(make_case: Maker, tmp_path: Path) -> None:
+    """A correction that follows the depth of a tensor moves bits to where it is largest."""
+    weights = {**random_weights(scale=0.0), "correction.first.weight": np.zeros((8, N_FEATURES), np.float32)}
+    weights["correction.first.weight"][0, FEATURE_NAMES.index("depth")] = 4.0
+    for name in ("second", "third"):
+        weights[f"correction.{name}.weight"] = np.eye(8, dtype=np.float32)
+    weights["correction.last.weight"] = np.eye(8, dtype=np.float32)[:1] * 2.0
+    write_policy(tmp_path / "deep.onnx", weights, {})
+    policy, task = load_policy(tmp_path / "deep.onnx"), middle_task(make_case(24, 2))
+    depth = task.features[:, FEATURE_NAMES.index("depth")]
+    deep = depth > np.median(depth)
+
+    def share(types: dict[str, QuantType]) -> float:
+        bits = np.array([types[name].bits_per_weight for name in task.names])
+        return float((bits * task.n_weights)[deep].sum() / (bits * task.n_weights).sum())
+
+    assert share(allocate(policy, task)) > share(allocate(None, task)) + 0.02
+    bad = {**random_weights(), "correction.last.bias": np.array([np.inf], np.float32)}
+    write_policy(tmp_path / "inf.onnx", bad, {})
+    with pytest.raises(PolicyFileError, match="gives corrections that are not one number"):
+        allocate(load_policy(tmp_path / "inf.onnx"), task)
 
 
 @pytest.mark.parametrize("seed", range(4))

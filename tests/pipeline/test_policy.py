@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ramp_edge.allocate.episode import N_STATE
+from ramp_edge.allocate.episode import N_FEATURES, N_STATE
 from ramp_edge.build import build
 from ramp_edge.codec.types import QuantType
 from ramp_edge.errors import PolicyFileError
@@ -29,6 +29,14 @@ def policy_file(path: Path, bias: float) -> Path:
         "hidden.2.bias": np.zeros(4),
         "mean.weight": np.zeros((1, 4)),
         "mean.bias": np.full(1, bias),
+        "correction.first.weight": np.zeros((4, N_FEATURES)),
+        "correction.second.weight": np.zeros((4, 4)),
+        "correction.third.weight": np.zeros((4, 4)),
+        "correction.last.weight": np.zeros((1, 4)),
+        **{
+            f"correction.{name}.bias": np.zeros(n)
+            for name, n in (("first", 4), ("second", 4), ("third", 4), ("last", 1))
+        },
     }
     write_policy(path, weights, {})
     return path

@@ -176,10 +176,10 @@ def test_the_page_is_written_from_records_alone(measured: tuple[ModelCase, Any],
     values = {"predicted": [1.0, 1.2], "measured": [1.1, 1.1]}
     run = {
         "family": "qwen3", "seed": 0, "share": 0.1, "measured_episodes": 7, "cases": ["another"],
-        "outline": values, "kept": values, "last": values, "curve": {"measured_evaluation/mean": [[0, 1.2], [10, 1.1]]},
+        "outline": values, "first_pass": values, "kept": values, "last": values, "curve": {"measured_evaluation/mean": [[0, 1.2], [10, 1.1]]},
     }  # fmt: skip
     text = page(record, {"runs": [run]}, [], [], trials, zoo, pictures=True)
-    assert "| qwen3 | 7 | 1.100, 1.095 | 1.100, 1.100 | 1.100, 1.100 | 1.100, 1.100 | 1 of 1 |" in text
+    assert "| qwen3 | 7 | 1.100, 1.095 | 1.100, 1.100 | 1.100, 1.100 | 1.100, 1.100 | 1.100, 1.100 | 1 of 1 |" in text
     assert "| another |" in text and "no demonstrations" in text and "nan" not in text
     curves(runs, tmp_path / "curves.svg")
     draw_allocation(record["allocation"], tmp_path / "allocation.svg")
@@ -203,7 +203,9 @@ def test_networks_learn_what_is_missing(measured: tuple[ModelCase, Any], attenti
     from dataclasses import replace
 
     from policy.designs import PASSES, _taught
-    from policy.distilled import missing_kl, share_of
+    from policy.distilled import share_of
+
+    from ramp_edge.train.correction import missing_kl
 
     case = measured[0]
     factor = np.exp(0.8 * case.features[:, 5:6].astype(np.float64))

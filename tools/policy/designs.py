@@ -10,11 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from policy.distilled import centred_columns, missing_kl, ratios_with, role, roles_of, share_of
+from policy.distilled import centred_columns, ratios_with, role, roles_of, share_of
 from ramp_edge.allocate.cases import ModelCase, Task
 from ramp_edge.allocate.knapsack import Item, solve
 from ramp_edge.allocate.prices import foreseen_kl
 from ramp_edge.allocate.reference import reference_of
+from ramp_edge.train.correction import missing_kl
 from ramp_edge.train.run import evaluation_tasks
 
 Float64 = npt.NDArray[np.float64]

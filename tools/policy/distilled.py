@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ramp_edge.allocate.cases import ModelCase
 from ramp_edge.allocate.prices import exact_plan, foreseen_kl
 from ramp_edge.allocate.reference import reference_of
+from ramp_edge.train.correction import missing_kl
 from ramp_edge.train.run import evaluation_tasks
 
 Float64 = npt.NDArray[np.float64]
@@ -37,17 +38,6 @@ def centred_columns(case: ModelCase, roles: Sequence[str]) -> Float64:
 def share_of(case: ModelCase) -> Float64:
     """Of the model's weights [n_tensors]."""
     return np.asarray(case.n_weights / case.n_weights.sum(), np.float64)
-
-
-def _foreseen(case: ModelCase) -> Float64:
-    task = evaluation_tasks([case])[0]
-    return foreseen_kl(task)
-
-
-def missing_kl(case: ModelCase) -> Float64:
-    """ln(predicted / foreseen KL) [n_tensors], mean over types, centred."""
-    gap = np.nanmean(np.log(case.kl) - np.log(_foreseen(case)), axis=1)
-    return np.asarray(gap - share_of(case) @ gap, np.float64)
 
 
 def ratios_with(case: ModelCase, correction: Float64) -> list[float]:

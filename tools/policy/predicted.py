@@ -78,27 +78,34 @@ def _presets(presets: list[dict[str, Any]]) -> str:
     )
 
 
+def _middles(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.3f}, {_mean(values):.3f}"
+
+
+def _over_seeds(runs: Sequence[dict[str, Any]], key: str) -> str:
+    """Median and mean over everything, and the range of the seeds' means."""
+    means = [_mean([v for r in runs if r["seed"] == seed for v in r[key]]) for seed in {r["seed"] for r in runs}]
+    return f"{_middles([v for r in runs for v in r[key]])} ({min(means):.3f} to {max(means):.3f})"
+
+
 def training_section(transfer: dict[str, Any], pictures: bool) -> str:
     """What SAC made of it, seeds and ablations."""
     rivals = transfer["rivals"]
     whole = [r for r in transfer["runs"] if not r.get("label")]
     seeds = len({r["seed"] for r in whole})
     out = [
-        f"\n### Soft Actor-Critic, one family left out, {seeds} seeds\n\nMedian over the models and budgets of the family left out, middle, lowest and highest of the seeds. `kept` is the actor with "
-        "the best score on the models it learned from, the untrained one included; `last` is the actor at the end.\n\n"
-        "| family left out | outline | kept | last | runs that kept a trained actor |\n|---|---:|---:|---:|---:|\n"
+        f"\n### One family left out, {seeds} seeds\n\nMedian and mean over the models and budgets of the family left out; in brackets the lowest and highest mean of the seeds. The first pass is the correction alone, "
+        "distilled from the knapsack's tables; Soft Actor-Critic goes on from there: `kept` is the actor with the best score on the models it learned from, the untrained one included, `last` "
+        "the actor at the end.\n\n"
+        "| family left out | outline | first pass | kept | last | runs that kept a trained actor |\n|---|---:|---:|---:|---:|---:|\n"
     ]
-    for family in sorted({r["family"] for r in whole}):
-        of = [r for r in whole if r["family"] == family]
-        outline = [v for n, v in zip(rivals["cases"], rivals["outline"], strict=True) if n in of[0]["cases"]]
-        spread = []
-        for key in ("kept", "last"):
-            medians = sorted(statistics.median(r[key]) for r in of)
-            spread.append(f"{statistics.median(medians):.3f} ({medians[0]:.3f} to {medians[-1]:.3f})")
+    for family in [*sorted({r["family"] for r in whole}), "all"]:
+        of = [r for r in whole if family in (r["family"], "all")]
+        names = {name for r in of for name in r["cases"]}
+        outline = [v for n, v in zip(rivals["cases"], rivals["outline"], strict=True) if n in names]
+        cells = [_middles(outline), *(_over_seeds(of, key) for key in ("first_pass", "kept", "last"))]
         moved = sum(min(v for _, v in r["curve"]["evaluation/mean"]) < r["curve"]["evaluation/mean"][0][1] for r in of)
-        out.append(
-            f"| {family} | {statistics.median(outline):.3f} | {spread[0]} | {spread[1]} | {moved} of {len(of)} |\n"
-        )
+        out.append(f"| {family} | " + " | ".join(cells) + f" | {moved} of {len(of)} |\n")
     if pictures:
         out.append("\n![Learning curves](results/policy-curves.svg)\n")
     labels = list(dict.fromkeys(r["label"] for r in transfer["runs"] if r.get("label")))
@@ -123,22 +130,14 @@ def measured_training_section(measured: dict[str, Any]) -> str:
     out = [
         f"\n### Measured KL in training\n\nThe same with {100 * runs[0]['share']:.0f} % of the episodes measured (`ramp-edge train --models`): the plan quantized with error feedback and run by llama.cpp, "
         f"the table's word replaced by what came out; measurements also decide which actor is kept. One family left out, {seeds} seeds, "
-        f"{n_models} models that can be measured quickly; on the models left out the plans were measured as well. Median, mean of KL over the Fisher knapsack's.\n\n"
-        "| family left out | measured episodes a run | outline, predicted | outline, measured | kept, measured | last, measured | runs that kept a trained actor |\n"
-        "|---|---:|---:|---:|---:|---:|---:|\n"
+        f"{n_models} models that can be measured quickly; on the models left out the plans were measured as well. Median, mean of measured KL over that of the Fisher knapsack's plan.\n\n"
+        "| family left out | measured episodes a run | outline, predicted | outline | first pass | kept | last | runs that kept a trained actor |\n"
+        "|---|---:|---:|---:|---:|---:|---:|---:|\n"
     ]
     for family in [*sorted({r["family"] for r in runs}), "all"]:
         of = [r for r in runs if family in (r["family"], "all")]
-        cells = [
-            f"{statistics.median(v):.3f}, {_mean(v):.3f}"
-            for key, kind in (
-                ("outline", "predicted"),
-                ("outline", "measured"),
-                ("kept", "measured"),
-                ("last", "measured"),
-            )
-            if (v := [x for r in of for x in r[key][kind]])
-        ]
+        columns = [("outline", "predicted"), *((who, "measured") for who in ("outline", "first_pass", "kept", "last"))]
+        cells = [_middles([v for r in of for v in r[who][kind]]) for who, kind in columns]
         moved = sum(
             min(v for _, v in r["curve"]["measured_evaluation/mean"]) < r["curve"]["measured_evaluation/mean"][0][1]
             for r in of

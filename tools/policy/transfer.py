@@ -15,6 +15,7 @@ from ramp_edge.allocate.reference import reference_of
 from ramp_edge.allocate.reward import RewardWeights
 from ramp_edge.events import EventBus
 from ramp_edge.records import NOISE_SCALE
+from ramp_edge.train.correction import corrected
 from ramp_edge.train.rollout import Arena
 from ramp_edge.train.run import EVALUATED_SHARES, Training, TrainSettings, evaluation_tasks, outline_act
 from ramp_edge.train.tasks import budget_task
@@ -189,16 +190,16 @@ def transfer(cases: Sequence[ModelCase], family: str, settings: TrainSettings, l
             curve.setdefault(name, []).append([at, value])
 
     training.run(log)
-    arena = Arena(evaluation_tasks([c for c in cases if c.family == family]), RewardWeights())
-    last = ratios(arena, training.act)
-    training.sac.actor.load_state_dict(dict(training.best_actor()))
+    left_out = [corrected(c, training.correction) for c in cases if c.family == family]
+    arena = Arena(evaluation_tasks(left_out), RewardWeights())
     return {
         "label": label,
         "family": family,
         "seed": settings.seed,
         "rounds": settings.rounds,
         "cases": [task.name for task in arena.tasks],
-        "last": last,
-        "kept": ratios(arena, training.act),
+        "first_pass": ratios(arena, outline_act),
+        "last": ratios(arena, training.act),
+        "kept": ratios(arena, training.best_act),
         "curve": curve,
     }

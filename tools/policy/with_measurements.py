@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ramp_edge.allocate.cases import ModelCase
 from ramp_edge.allocate.scoring import MeasuredTruth
 from ramp_edge.events import EventBus
+from ramp_edge.train.correction import corrected
 from ramp_edge.train.rollout import Arena
 from ramp_edge.train.run import Training, TrainSettings, evaluation_tasks, outline_act
 
@@ -46,8 +47,14 @@ def transfer_measured(
     training = Training(taught, settings, EventBus(), _only(truth, taught))
     training.run(log)
     left_out = [c for c in cases if c.family == family and c.name in truth.models]
-    arena = Arena(evaluation_tasks(left_out), settings.reward)
-    acts: Mapping[str, Act] = {"outline": outline_act, "kept": training.best_act, "last": training.act}
+    plain = Arena(evaluation_tasks(left_out), settings.reward)
+    arena = Arena(evaluation_tasks([corrected(c, training.correction) for c in left_out]), settings.reward)
+    acts: Mapping[str, tuple[Arena, Act]] = {
+        "outline": (plain, outline_act),
+        "first_pass": (arena, outline_act),
+        "kept": (arena, training.best_act),
+        "last": (arena, training.act),
+    }
     return {
         "family": family,
         "seed": settings.seed,
@@ -56,7 +63,7 @@ def transfer_measured(
         "measured_episodes": counted,
         "cases": [task.name for task in arena.tasks],
         "curve": curve,
-        **{name: measured_ratios(arena, act, truth) for name, act in acts.items()},
+        **{name: measured_ratios(of, act, truth) for name, (of, act) in acts.items()},
     }
 
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ramp_edge import __version__
-from ramp_edge.allocate.policy import load_policy, policy_file
+from ramp_edge.allocate.policy import Policy, load_policy
 from ramp_edge.emit.layout import MetadataItem
 from ramp_edge.emit.write import output_error, require_space
 from ramp_edge.events import EventBus
@@ -34,7 +34,7 @@ from ramp_edge.pipeline.output_folder import (
     check_replaced,
     claimed,
 )
-from ramp_edge.pipeline.policy import ramp_allocator
+from ramp_edge.pipeline.policy import foreseen_table, ramp_allocator
 from ramp_edge.pipeline.record import BuildRecord, record_json, to_plain, versions
 from ramp_edge.pipeline.recording import build_record
 from ramp_edge.pipeline.report import draw_beside, retire_report
@@ -56,8 +56,8 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
         target = load_target(request.device)
         check_output(request.output)
         texts = read_texts(request)
-        if request.policy is not None:
-            load_policy(request.policy)  # a file that is none is told before anything expensive
+        # A file that is none is told before anything expensive.
+        policy = None if request.policy_file is None else load_policy(request.policy_file)
         path = find_model(request.model, events)
         check_inputs(request.output, _inputs(request, path, target))
         check_replaced(request.output)
@@ -94,17 +94,19 @@ def build(request: BuildRequest, events: EventBus) -> BuildRecord:
             target=target,
             limits=limits,
             legal=legal,
-            table=features.foreseen() if features and request.allocating is AllocatorChoice.RAMP else calibrated.table,
+            table=foreseen_table(features, inventory, policy)
+            if features and request.allocating is AllocatorChoice.RAMP
+            else calibrated.table,
             file_bytes=lambda types: emitter.layout(types, metadata).file_bytes,
         )
-        allocators = _allocators(request, features)
+        allocators = _allocators(request, features, policy)
         plans = propose(problem, allocators)
 
         # 5. Exact changes of the model that lower the predicted KL, and the candidates that they allow
         emitters = {False: emitter}
         fingerprint = request.fingerprint(
             inventory.sha256, text.sha256, str(to_plain(target)), str(sorted(versions().items())),
-            "" if request.policy is None else file_sha256(policy_file(request.policy)),
+            "" if policy is None else file_sha256(policy.path),
         )  # fmt: skip
         workspace = (
             None
@@ -166,23 +168,23 @@ def _both_kinds(plain: list[Allocation], folded: list[Allocation]) -> list[Alloc
     return [marked[0], plain[0], *sorted([*marked[1:], *plain[1:]], key=by_prediction)]
 
 
-def _allocators(request: BuildRequest, features: ModelFeatures | None) -> tuple[Allocator, ...]:
+def _allocators(request: BuildRequest, features: ModelFeatures | None, policy: Policy | None) -> tuple[Allocator, ...]:
     """Who proposes plans."""
     if request.allocating is AllocatorChoice.PRESET:
         return (presets_allocator,)
     usual = (knapsack, presets_allocator, uniform)
     if features is None:
         return usual
-    policy = ramp_allocator(features, request.policy)
-    return (policy,) if request.allocating is AllocatorChoice.RAMP else (*usual, policy)
+    ramp = ramp_allocator(features, policy)
+    return (ramp,) if request.allocating is AllocatorChoice.RAMP else (*usual, ramp)
 
 
 def _inputs(request: BuildRequest, model: Path, target: DeviceTarget) -> list[tuple[str, Path]]:
     texts = [("--calibration", path) for path in request.calibration]
     if request.eval_text is not None:
         texts.append(("--eval-text", request.eval_text))
-    if request.policy is not None:
-        texts.append(("--policy", policy_file(request.policy)))
+    if request.policy_file is not None:
+        texts.append(("--policy", request.policy_file))
     return [("the model", model), ("the profile", target.profile_path), *texts]
 
 

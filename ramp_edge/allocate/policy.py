@@ -1,6 +1,7 @@
 """The trained policy as a build runs it: an ONNX file with its training record, evaluated by onnxruntime, without torch.
 
-`train/onnx_file.py` writes such files; one travels with the package. Without a file the outline decides: what an actor is before it has learned anything.
+`train/onnx_file.py` writes such files; the one that travels with the package is what a build uses. Without any the outline decides: what an actor is
+before it has learned anything.
 """
 
 from __future__ import annotations
@@ -35,9 +36,6 @@ FEATURES, CORRECTION = "features", "correction"
 """The first pass, over all tensors: centred features -> ln of the factor by which foreseen KL is wrong."""
 STATE, ACTION = "state", "action"
 """Then step by step."""
-TRAINED = Path("trained")
-"""Names the file that travels with the package."""
-_TRAINED_FILE = Path(__file__).resolve().parent.parent / "data" / "policy.onnx"
 MOST = 4.0
 """Of a correction, either way: no table of the zoo asks for as much."""
 VERSION_KEY, RECORD_KEY = "ramp_edge.policy_version", "ramp_edge.record"
@@ -57,9 +55,13 @@ class Policy:
         return self._run(ACTION, np.zeros((0, N_FEATURES), np.float32), states).clip(0.0, 1.0)
 
     def foresee(self, task: Task) -> Task:
-        """The first pass: the task with corrected errors of all types, from which the outline follows. Raises PolicyFileError for what is no number."""
-        factor = self._run(CORRECTION, centred(task.features, task.n_weights), np.zeros((0, N_STATE), np.float32))
-        return replace(task, relative_kl=task.relative_kl * np.exp(factor.clip(-MOST, MOST))[:, None])
+        """The task after the first pass: with corrected errors of all types, from which the outline follows. Raises PolicyFileError for what is no number."""
+        return replace(task, relative_kl=self.corrected(task.features, task.n_weights, task.relative_kl))
+
+    def corrected(self, features: Float32, n_weights: Int64, relative_kl: Float64) -> Float64:
+        """The first pass: features [n_tensors, 11], weights [n_tensors], foreseen errors [n_tensors, n_types] -> those errors corrected."""
+        factor = self._run(CORRECTION, centred(features, n_weights), np.zeros((0, N_STATE), np.float32))
+        return np.asarray(relative_kl * np.exp(factor.clip(-MOST, MOST))[:, None], np.float64)
 
     def _run(self, output: str, features: Float32, states: Float32) -> Float64:
         """onnxruntime wants every input, whatever is asked for."""
@@ -70,26 +72,20 @@ class Policy:
         return out
 
 
-def policy_file(named: Path) -> Path:
-    """The file behind what a user names: `trained`, or a path."""
-    return _TRAINED_FILE if named == TRAINED else named
-
-
 def centred(features: Float32, n_weights: Int64) -> Float32:
     """Features [n_tensors, 11] less their mean by share of the weights: what the first pass sees."""
     share = n_weights / n_weights.sum()
     return np.asarray(features - share @ features, np.float32)
 
 
-def load_policy(named: Path) -> Policy:
-    """The policy of a file, or `trained`. Raises PolicyFileError for anything else, or one of other features or another version, UsageError without onnxruntime."""
-    path = policy_file(named)
+def load_policy(path: Path) -> Policy:
+    """The policy of a file. Raises PolicyFileError for anything else, or one of other features or another version, UsageError without onnxruntime."""
     try:
-        import onnxruntime  # here: it takes a fifth of a second, and only a build with --policy wants it
+        import onnxruntime  # here: it takes a fifth of a second, and only builds that ask the policy want it
     except ImportError as error:
         raise UsageError(
             f"a trained policy needs onnxruntime: {error}",
-            hint='pip install "ramp-edge[policy]", or leave --policy out',
+            hint="pip install onnxruntime, or --policy outline, which needs none",
         ) from error
 
     options = onnxruntime.SessionOptions()

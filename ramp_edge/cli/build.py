@@ -81,7 +81,7 @@ def build_command(
     ] = None,
     policy: Annotated[
         Path | None,
-        typer.Option(help="trained: the package's, or a file of ramp-edge train.", show_default="forward-pass outline"),
+        typer.Option(help="A file of ramp-edge train, or outline: nothing trained.", show_default="the package's"),
     ] = None,
     tune: Annotated[
         int, typer.Option(help="Measure so many changes of single tensors, then allocate anew.", min=0, max=999)

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from ramp_edge.allocate.cases import Task, reserve_plan
-from ramp_edge.allocate.policy import Policy, allocate, load_policy
+from ramp_edge.allocate.policy import Policy, allocate
 from ramp_edge.codec.types import QuantType
 from ramp_edge.pipeline.candidates import Allocator, Problem, within_limits
 from ramp_edge.profile.speed import tensor_seconds
-from ramp_edge.records import Allocation, ModelFeatures
+from ramp_edge.records import Allocation, ErrorTable, ModelFeatures, ModelInventory
 
 ORIGIN = "ramp"
 
 
-def ramp_allocator(features: ModelFeatures, policy: Path | None = None) -> Allocator:
-    """The allocator of a model's features; `policy` names a trained file, without it the outline decides. Raises PolicyFileError."""
-    return partial(_propose, features, None if policy is None else load_policy(policy))
+def ramp_allocator(features: ModelFeatures, policy: Policy | None = None) -> Allocator:
+    """The allocator of a model's features; without a policy the outline decides."""
+    return partial(_propose, features, policy)
+
+
+def foreseen_table(features: ModelFeatures, inventory: ModelInventory, policy: Policy | None) -> ErrorTable:
+    """Predicted KL from forward passes alone, as the policy has it."""
+    if policy is not None:
+        n_weights = np.array([inventory.tensor(name).n_elements for name in features.names], np.int64)
+        features = replace(features, relative_kl=policy.corrected(features.values, n_weights, features.relative_kl))
+    return features.foreseen()
 
 
 def _propose(features: ModelFeatures, policy: Policy | None, problem: Problem) -> Sequence[Allocation]:

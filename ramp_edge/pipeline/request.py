@@ -11,6 +11,10 @@ from pathlib import Path
 from ramp_edge.codec.types import QuantType
 from ramp_edge.quantize.search import QUICK, THOROUGH, Search
 
+OUTLINE = Path("outline")
+"""In the place of a policy's file: its first pass without anything learned."""
+TRAINED_POLICY = Path(__file__).resolve().parent.parent / "data" / "policy.onnx"
+
 
 class Effort(str, Enum):
     """How much a build measures before it chooses."""
@@ -138,7 +142,7 @@ class BuildRequest:
     allocator: AllocatorChoice | None = None
     """None: as the effort says."""
     policy: Path | None = None
-    """A trained policy in the place of the outline."""
+    """OUTLINE, or a policy's file; None: the trained policy of the package."""
     tune: int = 0
     """Changes of the best plan that are measured before it is settled."""
     allow_requantize: bool = False
@@ -163,6 +167,13 @@ class BuildRequest:
             return Fold.OFF
         return EFFORTS[self.effort].fold if self.fold is None else self.fold
 
+    @property
+    def policy_file(self) -> Path | None:
+        """The trained policy that is asked; None where none is."""
+        if not self.allocating.asks_policy or self.policy == OUTLINE:
+            return None
+        return TRAINED_POLICY if self.policy is None else self.policy
+
     def settings(self) -> dict[str, object]:
         """Everything that can change the result, JSON-ready, in a fixed order."""
         return {
@@ -179,7 +190,7 @@ class BuildRequest:
             "effort": self.effort.value,
             "fold": self.folding.value,
             "allocator": self.allocating.value,
-            "policy": str(self.policy) if self.policy else None,
+            "policy": (str(self.policy) if self.policy else "trained") if self.allocating.asks_policy else None,
             "tune": self.tune,
             "allow_requantize": self.allow_requantize,
             "seed": self.seed,

@@ -42,7 +42,8 @@ def build_command_lines(build: BuildDocument) -> tuple[str, ...]:
     unasked = "off" if fast or allocator in ("ramp", "preset") else "auto"
     if settings.get("fold", unasked) != unasked:
         words += ["--fold", str(settings["fold"])]
-    words += _option(settings, "policy")
+    if settings.get("policy") != "trained":
+        words += _option(settings, "policy")
     if settings.get("allow_requantize") is True:
         words.append("--allow-requantize")
     if build.dry_run:

@@ -129,7 +129,7 @@ def test_without_onnxruntime_the_way_out_is_named(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UsageError, match="needs onnxruntime") as caught:
         load_policy(path)
-    assert caught.value.hint is not None and "ramp-edge[policy]" in caught.value.hint
+    assert caught.value.hint is not None and "--policy outline" in caught.value.hint
 
 
 def test_weights_that_are_no_numbers_end_the_allocation(make_case: Maker, tmp_path: Path) -> None:

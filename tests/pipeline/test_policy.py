@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from ramp_edge.allocate.episode import N_FEATURES, N_STATE
+from ramp_edge.allocate.policy import load_policy
 from ramp_edge.build import build
 from ramp_edge.codec.types import QuantType
 from ramp_edge.errors import PolicyFileError
 from ramp_edge.events import EventBus
-from ramp_edge.pipeline.request import AllocatorChoice, BuildRequest, Effort, Fold
+from ramp_edge.pipeline.request import OUTLINE, TRAINED_POLICY, AllocatorChoice, BuildRequest, Effort, Fold
 from ramp_edge.train.onnx_file import write_policy
 
 Make = Callable[..., BuildRequest]
@@ -85,6 +86,29 @@ def test_a_policy_decides_the_types(tiny_request: Make, tmp_path: Path) -> None:
         assert record.bits_per_weight <= 4.85
     assert plans["up"] != plans["down"]
     assert np.mean(plans["down"]) < np.mean(plans["up"])
+
+
+def test_the_package_s_policy_is_asked_unless_the_outline_is(tiny_request: Make) -> None:
+    records = {}
+    for policy in (None, OUTLINE, TRAINED_POLICY):
+        request = tiny_request(allocator=AllocatorChoice.RAMP, policy=policy, dry_run=True)
+        records[policy] = build(request, EventBus())
+    assert [r.settings["policy"] for r in records.values()] == ["trained", "outline", str(TRAINED_POLICY)]
+    assert records[None].tensors == records[TRAINED_POLICY].tensors
+    # The first pass moves foreseen KL, whatever becomes of the plan on a model of random weights.
+    predicted = {policy: [t.predicted_kl for t in r.tensors] for policy, r in records.items()}
+    assert predicted[None] != predicted[OUTLINE]
+    assert (
+        BuildRequest(model=None, device="x", output=Path("o"), allocator=AllocatorChoice.KNAPSACK).policy_file is None
+    )
+
+
+def test_the_package_s_policy_tells_how_it_came_about() -> None:
+    record = load_policy(TRAINED_POLICY).record
+    assert len(record["cases"]) >= 8 and {c["family"] for c in record["cases"]} == {"llama", "qwen3", "gemma3"}
+    scores = record["kl_over_knapsack"]
+    assert scores["policy"]["mean"] < scores["outline"]["mean"] and scores["policy"]["median"] < 1.05
+    assert {"seed", "rounds", "correction", "sac", "reward"} <= set(record["settings"])
 
 
 def test_presets_alone(tiny_request: Make) -> None:

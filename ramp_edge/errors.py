@@ -208,4 +208,4 @@ class PolicyFileError(RampEdgeError):
     """A policy file is missing, damaged, or of another version of ramp-edge."""
 
     exit_code = 27
-    usual_hint = "leave --policy out for the outline from forward passes; ramp-edge train writes policies"
+    usual_hint = "leave --policy out for the package's; ramp-edge train writes policies"

@@ -98,7 +98,7 @@ def measure(options: argparse.Namespace) -> None:
     import torch
     from policy.designs import coarse, distilled_by_networks
     from policy.discrete import discrete
-    from policy.distilled import distilled
+    from policy.distilled import distilled, feature_groups_out
     from policy.explained import explained
     from policy.transfer import allocation, rivals, transfer
     from zoo.rivals import load_rivals
@@ -121,6 +121,9 @@ def measure(options: argparse.Namespace) -> None:
         save(options.output, json.dumps(record, indent=1))
     if "networks" not in record:
         record["coarse"], record["networks"] = coarse(cases), distilled_by_networks(cases)
+        save(options.output, json.dumps(record, indent=1))
+    if "groups_out" not in record:
+        record["groups_out"] = feature_groups_out(cases)
         save(options.output, json.dumps(record, indent=1))
     if "allocation" not in record:
         record["allocation"] = allocation(next(c for c in cases if c.name == (options.pictured or cases[-1].name)))

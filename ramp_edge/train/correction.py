@@ -19,6 +19,7 @@ from ramp_edge.allocate.episode import N_FEATURES
 from ramp_edge.allocate.policy import centred
 from ramp_edge.allocate.prices import foreseen_table
 
+Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
 
@@ -71,15 +72,21 @@ def missing_kl(case: ModelCase) -> Float64:
     return np.asarray(gap - share @ gap, np.float64)
 
 
-def teach(cases: Sequence[ModelCase], settings: CorrectionSettings, seed: int) -> Correction:
-    """Regression over all tensors, each weighed by the root of its share of its model: large ones cost more, but there are few of them."""
+def teach(
+    cases: Sequence[ModelCase], settings: CorrectionSettings, seed: int, seen: Sequence[Float32] | None = None
+) -> Correction:
+    """Regression over all tensors, each weighed by the root of its share of its model: large ones cost more, but there are few of them.
+
+    `seen` are features [n_tensors, 11] of every case, where the network is to see others than the cases' own.
+    """
+    features_of = [case.features for case in cases] if seen is None else seen
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Correction(settings.hidden, settings.dropout)
         optimizer = torch.optim.AdamW(network.parameters(), lr=settings.rate, weight_decay=settings.decay)
         lessons = [
-            tuple(torch.from_numpy(v).float() for v in (centred(c.features, c.n_weights), missing_kl(c), _weights(c)))
-            for c in cases
+            tuple(torch.from_numpy(v).float() for v in (centred(features, c.n_weights), missing_kl(c), _weights(c)))
+            for c, features in zip(cases, features_of, strict=True)
         ]
         network.train()
         for _ in range(settings.passes):

@@ -164,6 +164,7 @@ def test_the_page_is_written_from_records_alone(measured: tuple[ModelCase, Any],
         "coarse": coarse(cases),
         "networks": [{"design": "a network", "learned": [1.0, 1.2], "left_out": [1.1]}],
         "discrete": [],
+        "groups_out": {"nothing": [1.0, 1.1], "weight": [1.2]},
         "allocation": allocation(case),
         "runs": runs,
     }

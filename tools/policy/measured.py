@@ -12,36 +12,47 @@ def _unfolded(build: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def builds_section(builds: list[dict[str, Any]] | None) -> str:
-    """Measured KL at equal bytes."""
+    """Measured KL at equal bytes, of the trained policy and of the outline: builds of the same model and size are one row."""
     if not builds:
         return "\n## Measured\n\nNo builds in the records yet.\n"
-    rows, ratios = [], []
-    for build in sorted(builds, key=lambda b: (b["parameters"], b["target_size_bytes"])):
-        ours = _unfolded(build)
-        stock = min(
-            (c for c in build["candidates"] if c["codec"] == "stock"), key=lambda c: float(c["kl"]), default=None
-        )
-        if not {"knapsack", "ramp"} <= ours.keys():
-            continue
-        ratio = ours["ramp"]["kl"] / ours["knapsack"]["kl"]
-        ratios.append(ratio)
-        beside = "" if stock is None else f"{stock['origin'].removeprefix('preset:')} {stock['kl']:.5f}"
-        over = "" if stock is None else f"{ours['ramp']['kl'] / stock['kl']:.2f}"
-        cells = [f"{c['kl']:.5f} ± {c['std_error']:.5f}" for c in (ours["knapsack"], ours["ramp"])]
-        rows.append(
-            f"| {build['model']} | {build['target_size_bytes']:,} | {cells[0]} | {cells[1]} | **{ratio:.3f}** | {beside} | {over} |\n"
-        )
+    found: dict[tuple[int, str, int], dict[str, dict[str, Any]]] = {}
+    for build in builds:
+        key = (build["parameters"], build["model"], build["target_size_bytes"])
+        found.setdefault(key, {})[build["policy"] or "outline"] = build
+    rows = []
+    ratios: dict[str, list[float]] = {"trained": [], "outline": []}
+    for (_, model, size), by_policy in sorted(found.items()):
+        ours = {policy: _unfolded(build) for policy, build in by_policy.items()}
+        knapsack = next(o["knapsack"] for o in ours.values())
+        cells = [_with_error(knapsack)]
+        for policy, of in ratios.items():
+            if policy not in ours or "ramp" not in ours[policy]:
+                cells += ["", ""]
+                continue
+            of.append(ours[policy]["ramp"]["kl"] / ours[policy]["knapsack"]["kl"])
+            cells += [_with_error(ours[policy]["ramp"]), f"**{of[-1]:.3f}**"]
+        measured = [c for build in by_policy.values() for c in build["candidates"] if c["codec"] == "stock"]
+        stock = min(measured, key=lambda c: float(c["kl"]), default=None)
+        best = min(o["ramp"]["kl"] for o in ours.values() if "ramp" in o)
+        cells.append("" if stock is None else f"{stock['origin'].removeprefix('preset:')} {stock['kl']:.5f}")
+        cells.append("" if stock is None else f"{best / stock['kl']:.2f}")
+        rows.append(f"| {model} | {size:,} | " + " | ".join(cells) + " |\n")
     tokens = ", ".join(f"{t:,}" for t in sorted({b["scored_tokens"] for b in builds}))
+    medians = ", ".join(f"{policy} {statistics.median(of):.3f}" for policy, of in ratios.items() if of)
     return (
-        "\n## Measured: the outline beside the knapsack, at equal bytes\n\n"
-        "Builds with `--allocator best`, which quantizes and measures both plans with error feedback. The policy here is the outline: nothing was trained, and no number in it "
-        "comes from a model. What is not blind to these models: the pass was designed while looking at their tables. "
+        "\n## Measured: the policy beside the knapsack, at equal bytes\n\n"
+        "Builds with `--allocator best --fold off`, which quantizes and measures both plans with error feedback. Two columns: the trained policy of the package, which knows these models' tables, and "
+        "`--policy outline`, where nothing was trained and no number comes from a model (not blind to them either: the noise pass was designed while looking at their tables). "
         f"{builds[0]['device']}, effort {builds[0]['effort']}, {tokens} scored tokens; {builds[0]['texts']}.\n\n"
-        "| model | bytes | KL, Fisher knapsack | KL, outline | ratio | stock preset that the build measured | outline over preset |\n"
-        "|---|---:|---:|---:|---:|---|---:|\n"
+        "| model | bytes | KL, Fisher knapsack | KL, trained policy | ratio | KL, outline | ratio | stock preset that the build measured | better one over preset |\n"
+        "|---|---:|---:|---:|---:|---:|---:|---|---:|\n"
         + "".join(rows)
-        + f"\nMedian ratio to the knapsack: {statistics.median(ratios):.3f}.\n"
+        + f"\nMedian ratio to the knapsack: {medians}.\n"
     )
+
+
+def _with_error(candidate: dict[str, Any]) -> str:
+    return f"{candidate['kl']:.5f} ± {candidate['std_error']:.5f}"
 
 
 def tuned_section(builds: list[dict[str, Any]] | None) -> str:

@@ -33,17 +33,18 @@ _METHOD = """
 Beside the features every type's error is known: the codecs at work on 48 rows of each tensor, over that of plain rounding (`quantize/type_errors.py`), and what the device's
 rounding of activations adds. So forward passes foresee a whole table of KL, up to one factor, and no number in it comes from another model.
 
-The state holds features, the budget (bits left, bits so far, the range still open, shares, seconds left) and the **outline**, which is the policy's first pass over
-all tensors: the bits that the knapsack on the foreseen table gives this tensor (`allocate/prices.py`); where other decisions have left other bytes than that plan counted on, the
-bits at the lowest price that still fits. An actor that has learned nothing is that outline.
+The policy's **first pass** goes over all tensors: a network of three hidden layers of 32, distilled from the knapsack's tables of other models (`train/correction.py`), says from the eleven
+features by which factor foreseen KL is wrong. Then it decides tensor by tensor. The state holds features, the budget (bits left, bits so far, the range still open, shares, seconds left) and
+the **outline**: the bits that the knapsack on the foreseen (and corrected) table gives this tensor (`allocate/prices.py`); where other decisions have left other bytes than that plan counted
+on, the bits at the lowest price that still fits. An actor that has learned nothing is that outline; `--policy outline` is the outline without the first pass, nothing trained at all.
 
 ## What it does
 
 One step a tensor in execution order; the action is a bit width, and the HALO map (`allocate/halo.py`) takes the nearest legal type, among equal bits the one that costs the
 tensor least. What a reserve plan needs for the tensors to come, in bytes and in seconds, is always kept free, so no action can break a limit (`allocate/episode.py`, a property test).
 The reward (`allocate/reward.py`): quality, as the logarithm of KL beside the knapsack's; worse counts more than better; unused bytes; excess and its cliff; speed. Soft Actor-Critic
-with batched episodes (`ramp_edge/train/`, `ramp-edge train`), the replay seeded with the knapsack's episodes. `ramp-edge train` writes an ONNX file with its training record;
-`--policy FILE` runs it by onnxruntime.
+with batched episodes (`ramp_edge/train/`, `ramp-edge train`), the replay seeded with the knapsack's episodes; with `--models` a share of the episodes is quantized and measured. `ramp-edge train`
+writes an ONNX file with its training record, which a build runs by onnxruntime; `--policy FILE` takes another than the package's.
 """
 _IN_SHORT = """
 ## In short
@@ -62,9 +63,9 @@ _PICTURE = """
 ![Bits by layer and role](results/policy-allocation.svg)
 """
 _LEARNING = """
-## What learning adds: next to nothing
+## What learning adds
 
-The outline is where every actor starts, and moving a tensor off a plan that is nearly right costs more than features can tell it to gain.
+The outline is where every actor starts, and moving a tensor off a plan that is nearly right costs more than a step's features can tell it to gain: what is learned, the first pass learns.
 """
 _OPEN = """
 ## Not measured

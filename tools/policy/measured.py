@@ -103,5 +103,5 @@ def tuned_section(builds: list[dict[str, Any]] | None) -> str:
 _TUNED_LIMIT = (
     "More measurements do not reach it: all 710 changes within two steps of SmolLM2's plan at 90.9 MB, each on 24,576 tokens of other text in float32 on a GPU, "
     "gave 0.975 ± 0.005 on WikiText, and once more around the new plan 0.968 ± 0.005 (0.962 on the tuning's own text; taking measurements without their predictions, 0.952 there "
-    "and 0.979 on WikiText). Predictions and measurements correlate at 0.99; what is left is a factor of 2 either way for a single change, and little to gain from it. Of the builds above each measurement has 2,040 tokens, too few to see a change of a few percent.\n"
+    "and 0.979 on WikiText). Predictions and measurements correlate at 0.99; what is left is a factor of 2 either way for a single change, and little to gain from it. Of the builds above each measurement has 2,040 tokens, too few to see a change of a few percent. Measured before the knapsack went on to its optimum: plans and KL of the table above are newer.\n"
 )

@@ -162,7 +162,13 @@ def designs_section(transfer: dict[str, Any]) -> str:
     if of := transfer["discrete"]:
         seeds = len({r["seed"] for r in of})
         kept, last = ([v for r in of for v in r[key]] for key in ("kept", "last"))
-        rows.append((f"discrete Soft Actor-Critic, {seeds} seeds", [v for r in of for v in r["learned"]], kept))
+        rows.append(
+            (
+                f"discrete Soft Actor-Critic, {seeds} seed{'s' if seeds > 1 else ''}",
+                [v for r in of for v in r["learned"]],
+                kept,
+            )
+        )
         rows.append(("the same, the actor at the end", None, last))
     for name, *ratios in rows:
         cells = ["" if v is None else f"{statistics.median(v):.3f}, {_mean(v):.3f}" for v in ratios]

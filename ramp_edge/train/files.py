@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -76,6 +77,7 @@ def train(
     }
     record: dict[str, object] = {
         "ramp_edge": __version__,
+        "commit": _commit(),
         "cases": [{"name": c.name, "family": c.family, "tensors": len(c.names)} for c in cases],
         "settings": asdict(settings),
         "kl_over_knapsack": {name: asdict(predicted) for name, (predicted, _) in scores.items()},
@@ -85,3 +87,13 @@ def train(
         record["measured_kl_over_knapsack"] = {n: asdict(m) for n, (_, m) in scores.items() if m is not None}
     write_policy(output, training.weights(), record)
     return record
+
+
+def _commit() -> str | None:
+    """Of the checkout that this is, if it is one."""
+    words = ["git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None

@@ -175,7 +175,7 @@ def test_a_run_writes_a_policy_that_runs_as_it_was_trained(cases: list[ModelCase
     assert scores["outline"]["mean"] != scores["first pass"]["mean"]
     policy = load_policy(tmp_path / "p.onnx")
     assert [c["name"] for c in policy.record["cases"]] == [c.name for c in cases]
-    assert policy.record["settings"]["seed"] == 0
+    assert policy.record["settings"]["seed"] == 0 and "commit" in policy.record
     training = Training(cases, settings, EventBus())
     training.run(nothing)
     states = np.random.default_rng(0).uniform(-1, 1, (64, N_STATE)).astype(np.float32)

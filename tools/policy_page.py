@@ -3,9 +3,11 @@
 
     python tools/policy_page.py transfer zoo/cases --rivals zoo/rivals --ablations -o docs/results/policy-transfer.json --seeds 5
     python tools/policy_page.py measured zoo/cases --models zoo/ --calibration A -o docs/results/policy-measured.json --seeds 2
+    ramp-edge train zoo/cases/MODEL.npz -o MODEL.onnx    # and others
+    python tools/policy_page.py target MODEL.onnx ... -o docs/results/policy-target.json
     ramp-edge build MODEL --allocator best ... -o out    # and again at other sizes
     python tools/policy_page.py builds out*/build.json --texts 'calibrated on A, measured on B' -o docs/results/policy-builds.json
-    python tools/policy_page.py page --builds docs/results/policy-builds.json --tuned docs/results/policy-tuned.json \\
+    python tools/policy_page.py page --builds docs/results/policy-builds.json --tuned docs/results/policy-tuned.json --target docs/results/policy-target.json \\
         --transfer docs/results/policy-transfer.json --measured docs/results/policy-measured.json --trials docs/results/policy-trials.json --zoo docs/results/policy-zoo.json \\
         --pictures docs/results -o docs/policy.md
 
@@ -37,7 +39,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    run, measured, builds, write = (verbs.add_parser(name) for name in ("transfer", "measured", "builds", "page"))
+    names = ("transfer", "measured", "target", "builds", "page")
+    run, measured, target, builds, write = (verbs.add_parser(name) for name in names)
+    target.add_argument("policies", type=Path, nargs="+", help="each trained on one model")
+    write.add_argument("--target", type=Path, required=True, help="record of target")
     for verb in (run, measured):
         verb.add_argument("cases", type=Path, nargs="+")
         verb.add_argument("--seeds", type=int, default=5)
@@ -68,7 +73,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     write.add_argument(
         "--measured", type=Path, nargs="+", required=True, help="records of measured; their runs are joined"
     )
-    for verb in (run, measured, builds, write):
+    for verb in (run, measured, target, builds, write):
         verb.add_argument("-o", "--output", type=Path, required=True)
     return parser.parse_args(argv)
 
@@ -189,13 +194,22 @@ def main(argv: list[str] | None = None) -> int:
         measure(options)
     elif options.verb == "measured":
         measure_plans(options)
+    elif options.verb == "target":
+        from ramp_edge.allocate.policy import load_policy
+
+        records = [load_policy(path).record for path in options.policies]
+        scores = {r["cases"][0]["name"]: r["kl_over_knapsack"] for r in records}
+        save(options.output, json.dumps(scores, indent=1) + "\n")
     elif options.verb == "builds":
         found = [build_summary(json.loads(path.read_text()), options.texts) for path in options.records]
         save(options.output, json.dumps(found, indent=1) + "\n")
     else:
         transfer = joined([json.loads(path.read_text()) for path in options.transfer])
         measured = {"runs": [r for path in options.measured for r in json.loads(path.read_text())["runs"]]}
-        others = (json.loads(p.read_text()) for p in (options.builds, options.tuned, options.trials, options.zoo))
+        others = (
+            json.loads(p.read_text())
+            for p in (options.builds, options.tuned, options.target, options.trials, options.zoo)
+        )
         save(options.output, page(transfer, measured, *others, pictures=options.pictures is not None))
         if options.pictures is not None:
             from policy.pictures import allocation, curves

@@ -179,7 +179,17 @@ def test_the_page_is_written_from_records_alone(measured: tuple[ModelCase, Any],
         "family": "qwen3", "seed": 0, "share": 0.1, "measured_episodes": 7, "cases": ["another"],
         "outline": values, "first_pass": values, "kept": values, "last": values, "curve": {"measured_evaluation/mean": [[0, 1.2], [10, 1.1]]},
     }  # fmt: skip
-    text = page(record, {"runs": [run]}, [], [], trials, zoo, pictures=True)
+    run_score = {"median": 1.01, "mean": 1.02}
+    text = page(
+        record,
+        {"runs": [run]},
+        [],
+        [],
+        {"another": dict.fromkeys(("outline", "first pass", "policy", "teacher"), run_score)},
+        trials,
+        zoo,
+        pictures=True,
+    )
     assert "| qwen3 | 7 | 1.100, 1.095 | 1.100, 1.100 | 1.100, 1.100 | 1.100, 1.100 | 1.100, 1.100 | 1 of 1 |" in text
     assert "| another |" in text and "no demonstrations" in text and "nan" not in text
     curves(runs, tmp_path / "curves.svg")

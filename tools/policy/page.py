@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from policy.measured import builds_section, tuned_section
+from policy.measured import builds_section, target_section, tuned_section
 from policy.predicted import (
     designs_section,
     explained_section,
@@ -82,6 +82,7 @@ def page(
     measured: dict[str, Any],
     builds: list[dict[str, Any]],
     tuned: list[dict[str, Any]],
+    target: dict[str, dict[str, dict[str, float]]],
     trials: dict[str, Any],
     zoo: dict[str, Any],
     *,
@@ -95,6 +96,7 @@ def page(
         _IN_SHORT,
         builds_section(builds),
         tuned_section(tuned),
+        target_section(target),
         rivals_section(transfer["rivals"]),
         _PICTURE if pictures else "",
         _LEARNING,

@@ -47,6 +47,11 @@ class ModelCase:
         """[n_tensors]"""
         return self.n_rows * self.n_cols
 
+    @property
+    def share(self) -> Float64:
+        """Of the model's weights [n_tensors]."""
+        return np.asarray(self.n_weights / self.n_weights.sum(), np.float64)
+
     def size_bytes(self) -> Int64:
         """[n_tensors, n_types]; 0 where the type's blocks do not divide the rows."""
         out = np.zeros((len(self.names), len(self.types)), np.int64)

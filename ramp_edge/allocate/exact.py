@@ -1,11 +1,12 @@
 """The knapsack to its optimum: the same problem as an integer program, by HiGHS (MIT licence), from the plan that prices found.
 
 One binary variable for each type of each tensor, one equation a tensor, one row for bytes and one for seconds. It is a multiple-choice knapsack: its
-relaxation leaves at most two tensors undecided, so that branch and bound seldom needs more than a few hundred nodes.
+relaxation leaves at most two tensors undecided.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import highspy
@@ -29,11 +30,11 @@ def improve(
 
     kl, size, seconds [n_tensors, n_types]: infinite where there is no such type.
     """
-    rows, columns = np.nonzero(_worth_having(kl, size, seconds))
     each = np.arange(len(start))
     scale = float(kl[each, start].sum())
     if scale <= 0.0 or max_bytes <= 0.0 or max_seconds <= 0.0:
         return start, 0.0  # nothing to gain, or nothing to choose
+    rows, columns = np.nonzero(_worth_having(kl, size, seconds))
     cost = kl[rows, columns] / scale
     shares = [size[rows, columns] / max_bytes]
     if math.isfinite(max_seconds):
@@ -59,19 +60,15 @@ def improve(
 
 def _worth_having(kl: Float64, size: Float64, seconds: Float64) -> npt.NDArray[np.bool_]:
     """[n_tensors, n_types]: False for a type that another one of the tensor beats or equals in all three."""
-    n_types = kl.shape[1]
     out = np.isfinite(size)
-    for column in range(n_types):
-        for other in range(n_types):
-            if other == column:
-                continue
-            no_worse = (
-                out[:, other]
-                & (kl[:, other] <= kl[:, column])
-                & (size[:, other] <= size[:, column])
-                & (seconds[:, other] <= seconds[:, column])
-            )
-            out[:, column] &= ~no_worse
+    for column, other in itertools.permutations(range(kl.shape[1]), 2):
+        no_worse = (
+            out[:, other]
+            & (kl[:, other] <= kl[:, column])
+            & (size[:, other] <= size[:, column])
+            & (seconds[:, other] <= seconds[:, column])
+        )
+        out[:, column] &= ~no_worse
     return out
 
 

@@ -6,8 +6,8 @@ model, are known beforehand; with some bytes left at some tensor, the answer is 
 A price is coarse: what all tensors would take at it seldom comes to just the bytes left. So the plan of the exact knapsack on the same table is kept as
 well, and answers as long as the decisions so far have left it the bytes that it counted on.
 
-The policy sees such an answer as part of its state (`outline`): not of the true table, which it does not know, but of what forward passes foresee. That is
-its first pass over all tensors. The true table's answers are the teacher of its training.
+The policy sees such an answer as part of its state (`outline`): not of the true table, which it does not know, but of what forward passes foresee,
+corrected by its first pass where it is a trained one. The true table's answers are the teacher of its training.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from ramp_edge.codec.types import QuantType
 from ramp_edge.quantize.search import QUICK, THOROUGH, Search
 
 OUTLINE = Path("outline")
-"""In the place of a policy's file: its first pass without anything learned."""
+"""In the place of a policy's file: the knapsack on what is foreseen, nothing learned."""
 TRAINED_POLICY = Path(__file__).resolve().parent.parent / "data" / "policy.onnx"
 
 

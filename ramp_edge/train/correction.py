@@ -68,8 +68,7 @@ class Correction(nn.Module):
 def missing_kl(case: ModelCase) -> Float64:
     """ln of predicted over foreseen KL [n_tensors], mean over types, centred by share of the weights: what a correction should say."""
     gap = np.nanmean(np.log(case.kl) - np.log(foreseen_table(case.features, case.n_weights, case.relative_kl)), axis=1)
-    share = case.n_weights / case.n_weights.sum()
-    return np.asarray(gap - share @ gap, np.float64)
+    return np.asarray(gap - case.share @ gap, np.float64)
 
 
 def teach(
@@ -107,5 +106,5 @@ def corrected(case: ModelCase, network: Correction) -> ModelCase:
 
 
 def _weights(case: ModelCase) -> Float64:
-    root = np.sqrt(case.n_weights / case.n_weights.sum())
+    root = np.sqrt(case.share)
     return np.asarray(root / root.sum(), np.float64)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ramp_edge.allocate.cases import ModelCase, Task
+from ramp_edge.allocate.cases import ModelCase
 from ramp_edge.allocate.scoring import MeasuredTruth
 from ramp_edge.codec.types import QuantType
 from ramp_edge.errors import UsageError
@@ -68,15 +68,11 @@ def measured_models(
             meters[name] = _PlanMeter(ready, Path(folder) / name, pool, n_threads, effort, events)
         identity = hashlib.sha256(" ".join(f"{name} {m.identity}" for name, m in sorted(meters.items())).encode())
         yield MeasuredTruth(
-            kl=lambda task, types: _kl(meters, task, types),
+            kl=lambda task, types: meters[task.name].kl(types),
             models=frozenset(meters),
             share=share,
             identity=identity.hexdigest(),
         )
-
-
-def _kl(meters: Mapping[str, _PlanMeter], task: Task, types: Plan) -> float:
-    return meters[task.name].kl(types)
 
 
 class _PlanMeter:

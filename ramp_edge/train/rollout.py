@@ -52,6 +52,12 @@ class Outcome:
     """Episodes that were measured: measured less predicted log_ratio, which log_ratio and terms hold already."""
 
 
+def step_weight(table: TaskTable, rows: Int64, at: int) -> Float64:
+    """Of the step that decides tensor `at` [n]: its share of the weights times the number of tensors."""
+    share = table.weights[rows, at] / table.rest_weights[rows, 0]
+    return np.asarray(np.maximum(share * table.length[rows], _LEAST_WEIGHT), np.float64)
+
+
 class Arena:
     """Tasks with the knapsack's answers, ready for episodes."""
 
@@ -84,8 +90,7 @@ class Arena:
                 action = (action + blur * rng.standard_normal(len(rows))).clip(0.0, 1.0)
             step = judge.step(active, episodes.step(action))
             quality += step
-            weight = table.weights[rows, at] / table.rest_weights[rows, 0] * table.length[rows]
-            weight = np.maximum(weight, _LEAST_WEIGHT)
+            weight = step_weight(table, rows, at)
             end = (at + 1 >= table.length[rows]).astype(np.float64)
             scaled = step * table.length[rows] / weight
             steps.append((state, np.stack([action, wanted, weight, scaled, end], axis=-1).astype(np.float32), active))

@@ -214,14 +214,13 @@ def test_networks_learn_what_is_missing(measured: tuple[ModelCase, Any], attenti
     from dataclasses import replace
 
     from policy.designs import PASSES, _taught
-    from policy.distilled import share_of
 
     from ramp_edge.train.correction import missing_kl
 
     case = measured[0]
     factor = np.exp(0.8 * case.features[:, 5:6].astype(np.float64))
     cases = [replace(case, name=n, family=n, kl=case.kl * factor) for n in ("llama", "qwen3")]
-    wanted, share = missing_kl(cases[0]), share_of(cases[0])
+    wanted, share = missing_kl(cases[0]), cases[0].share
     left = {
         passes: share @ np.square(found[0] - wanted)
         for passes, found in _taught(cases, "llama", 0, attention=attention)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from policy.distilled import centred_columns, ratios_with, role, roles_of, share_of
+from policy.distilled import centred_columns, ratios_with, role, roles_of
 from ramp_edge.allocate.cases import ModelCase, Task
 from ramp_edge.allocate.knapsack import Item, solve
 from ramp_edge.allocate.prices import foreseen_kl
@@ -125,7 +125,7 @@ def _taught(
     roles = roles_of(cases)
     columns = {c.name: torch.from_numpy(centred_columns(c, roles)).float() for c in cases}
     wanted = {c.name: torch.from_numpy(missing_kl(c)).float() for c in cases}
-    share = {c.name: torch.from_numpy(share_of(c)).float() for c in cases}
+    share = {c.name: torch.from_numpy(c.share).float() for c in cases}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = _Correction(next(iter(columns.values())).shape[1], attention=attention)

@@ -19,7 +19,7 @@ from ramp_edge.allocate.episode import N_STATE, Episodes
 from ramp_edge.allocate.prices import largest_allowed_below
 from ramp_edge.allocate.reward import RewardWeights
 from ramp_edge.allocate.scoring import Judge
-from ramp_edge.train.rollout import Arena
+from ramp_edge.train.rollout import Arena, step_weight
 from ramp_edge.train.run import evaluation_tasks
 from ramp_edge.train.sac import SacSettings
 from ramp_edge.train.tasks import TaskSampling, sample_tasks
@@ -32,7 +32,7 @@ N_OF_TYPE = 3
 ROUNDS, EPISODES, UPDATES, CRITIC_ROUNDS, EVALUATE_EVERY = 60, 64, 30, 24, 10
 _OUTLINE_LEAD, _CRITIC_LEAD, _ALPHA = 6.0, 2.5, 0.01
 """Logits by which the outline's type leads each bit away at first, in the critics' rounds (so that they see other choices too), and the temperature."""
-_LEAST_WEIGHT, _HIDDEN = 0.05, 64
+_HIDDEN = 64
 
 
 class _Scores(nn.Module):
@@ -83,8 +83,7 @@ def _play(
         columns = choose(state, of_type, safe)
         episodes.force(columns)
         reward = judge.step(active, np.where(active, columns, -1))
-        weight = arena.table.weights[rows, at] / arena.table.rest_weights[rows, 0] * arena.table.length[rows]
-        scaled = reward * arena.table.length[rows] / np.maximum(weight, _LEAST_WEIGHT)
+        scaled = reward * arena.table.length[rows] / step_weight(arena.table, rows, at)
         steps.append(tuple(v[active] for v in (state, of_type, safe, columns, scaled.astype(np.float32))))
     return judge.log_ratio, steps
 

@@ -34,12 +34,7 @@ def centred_columns(case: ModelCase, roles: Sequence[str]) -> Float64:
     """[n_tensors, 11 + roles], centred by share of the weights."""
     own = np.array([[role(n) == one for one in roles] for n in case.names], np.float64)
     x = np.concatenate([case.features.astype(np.float64), own], axis=1)
-    return np.asarray(x - share_of(case) @ x, np.float64)
-
-
-def share_of(case: ModelCase) -> Float64:
-    """Of the model's weights [n_tensors]."""
-    return np.asarray(case.n_weights / case.n_weights.sum(), np.float64)
+    return np.asarray(x - case.share @ x, np.float64)
 
 
 def ratios_with(case: ModelCase, correction: Float64) -> list[float]:
@@ -61,8 +56,8 @@ def distilled(cases: Sequence[ModelCase]) -> list[dict[str, Any]]:
         left_out: list[float] = []
         for family in sorted({c.family for c in cases}):
             taught = [c for c in cases if c.family != family]
-            x = np.concatenate([centred_columns(c, roles) * np.sqrt(share_of(c))[:, None] for c in taught])
-            y = np.concatenate([missing_kl(c) * np.sqrt(share_of(c)) for c in taught])
+            x = np.concatenate([centred_columns(c, roles) * np.sqrt(c.share)[:, None] for c in taught])
+            y = np.concatenate([missing_kl(c) * np.sqrt(c.share) for c in taught])
             beta = np.linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ y)
             for case in cases:
                 (left_out if case.family == family else learned).extend(

@@ -7,7 +7,7 @@ Shapes follow ggml: `n_cols` is ne[0] (the length of a row, the input width of a
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
@@ -196,6 +196,8 @@ class DeviceTarget:
     """What decode reaches with Q8_0 of a model that fits in the last cache; None: as beyond it."""
     cache_bytes: int = 0
     """The last cache; 0 where it is not known."""
+    attention_macs_s: dict[QuantType, float] = field(default_factory=dict)
+    """Multiply-adds of query heads with cached keys and values per second in decode, by type of the KV cache; empty where it is not known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

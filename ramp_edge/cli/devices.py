@@ -100,6 +100,7 @@ def show_device(
             "time beside that",
             f"{target.token_overhead_s * 1e3:g} ms a token, {target.layer_overhead_s * 1e6:g} us a layer{_in_cache(target)}",
         ),
+        ("attention, by KV type", attention_rates(target)),
         ("backend", target.backend),
         ("decode threads of cores", f"{target.decode_threads} of {target.cores}"),
         ("instruction sets", ", ".join(target.isa)),
@@ -179,6 +180,7 @@ def _target_record(target: DeviceTarget) -> dict[str, Any]:
         "layer_overhead_s": target.layer_overhead_s,
         "layer_overhead_in_cache_s": target.layer_overhead_in_cache_s,
         "cache_bytes": target.cache_bytes,
+        "attention_macs_s": {kind.name: rate for kind, rate in target.attention_macs_s.items()},
         "cores": target.cores,
         "decode_threads": target.decode_threads,
         "isa": list(target.isa),
@@ -222,6 +224,12 @@ def _in_cache(target: DeviceTarget) -> str:
         + (f", bytes at {_rate(rate)}" if rate else "")
         + ")"
     )
+
+
+def attention_rates(target: DeviceTarget) -> str:
+    """For a line of a table."""
+    rates = ", ".join(f"{kind.name} {rate / 1e9:.3g}" for kind, rate in target.attention_macs_s.items())
+    return f"{rates} billion multiply-adds/s" if rates else "not known: charged by bytes alone"
 
 
 def efficiency_in_cache(support: TypeSupport) -> str:

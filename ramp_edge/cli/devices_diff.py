@@ -77,6 +77,15 @@ def differences(a: DeviceTarget, b: DeviceTarget) -> list[Difference]:
     figure("time per layer", a.layer_overhead_s * 1e6, b.layer_overhead_s * 1e6, " us")
     figure("time per layer in the cache", a.layer_overhead_in_cache_s * 1e6, b.layer_overhead_in_cache_s * 1e6, " us")
     figure("cache", a.cache_bytes, b.cache_bytes, "bytes")
+    for kind in sorted({*a.attention_macs_s, *b.attention_macs_s}, key=lambda t: -t.bits_per_weight):
+        macs_s = [t.attention_macs_s.get(kind) for t in (a, b)]
+        if macs_s[0] is None or macs_s[1] is None:
+            word(
+                f"attention with {kind.name}",
+                *("not known" if rate is None else f"{rate / 1e9:g} GMAC/s" for rate in macs_s),
+            )
+        else:
+            figure(f"attention with {kind.name}", macs_s[0] / 1e9, macs_s[1] / 1e9, " GMAC/s")
     word("backend", a.backend, b.backend)
     figure("cores", a.cores, b.cores, "")
     figure("decode threads", a.decode_threads, b.decode_threads, "")

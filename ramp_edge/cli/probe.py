@@ -117,7 +117,7 @@ def _plan(request: ProbeRequest) -> str:
 
 
 def _print(request: ProbeRequest, result: ProbeResult) -> None:
-    from ramp_edge.cli.devices import efficiency_in_cache
+    from ramp_edge.cli.devices import attention_rates, efficiency_in_cache
     from ramp_edge.cli.tables import make_table, show
     from ramp_edge.codec.types import QuantType
     from ramp_edge.profile.load import load_profile_file
@@ -136,6 +136,8 @@ def _print(request: ProbeRequest, result: ProbeResult) -> None:
             f"  a model within the cache of {human_bytes(target.cache_bytes)}: {target.bandwidth_in_cache_bytes_s / 1e9:.1f} GB/s, "
             f"{target.layer_overhead_in_cache_s * 1e6:.0f} us a layer"
         )
+    if target.attention_macs_s:
+        typer.echo(f"  attention, by type of the KV cache: {attention_rates(target)}")
     if measured.copy_bytes_s:
         typer.echo(f"  memmove moves {measured.copy_bytes_s / 1e9:.1f} GB/s, read and written bytes together")
     typer.echo("")

@@ -1,17 +1,19 @@
 """Finds out how fast a board reads each type, with synthetic models that it assembles itself.
 
 Every type is timed in turns with Q8_0, round after round, so that a board that warms up or is busy for a while changes both;
-the median of the paired ratios counts. All seconds are such ratios times one time of the wide Q8_0 model, the median over the whole probe. Where the board
-has a cache that holds a model, every type is timed within it as well. At most two large models lie on the board's disk at a time.
+the median of the paired ratios counts. Seconds are such ratios times one time of the model that was the measure, the median over the whole probe. Beyond the
+last cache that is a wide model of Q8_0; where the cache holds the smaller models, one of them is their measure, since memory that slows down does not
+slow them down. At most two large models lie on the board's disk at a time.
 """
 
 from __future__ import annotations
 
+import math
 import posixpath
 import re
 import statistics
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,23 +22,20 @@ from ramp_edge.device.agent_client import board_agent
 from ramp_edge.device.bench_plan import pick_threads, thread_candidates
 from ramp_edge.device.bench_records import SweepPoint
 from ramp_edge.device.facts import BoardFacts
-from ramp_edge.device.llama_tools import UNKNOWN_COMMIT, BoardTools, SpeedResult, SpeedTest, parse_speeds
-from ramp_edge.device.probe_models import Placed, ProbeModels, TimedModel, Turns, TypeSpeed
+from ramp_edge.device.llama_tools import BoardTools
+from ramp_edge.device.probe_models import Filling, ProbeModels, TimedModel, Turns, TypeSpeed
+from ramp_edge.device.probe_plan import Group, Job, jobs, most_turns
+from ramp_edge.device.probe_runs import BenchRuns, Pace
 from ramp_edge.device.target import Target
-from ramp_edge.device.tool_failure import check_success
-from ramp_edge.device.tool_run import BoardAgent, ToolCall
+from ramp_edge.device.tool_run import BoardAgent
 from ramp_edge.device.work_files import FOLDER, put_file, target_folder
 from ramp_edge.errors import BoardStorageError
 from ramp_edge.events import EventBus
 
 TOOL_TIMEOUT_S = 600.0
 ASSEMBLE_TIMEOUT_S = 600.0
-REPEAT_S = 0.5
-"""A repeat is made about this long."""
-SHAPE_ROUNDS = 3
-"""Rounds of the models of Q8_0, in rounds of a type: an error in one of these few enters every prediction."""
-_GEN_RANGE, _PROMPT_RANGE = (8, 512), (32, 512)
-_REPACKED = re.compile(r"REPACK model buffer size = *(?!0\.00 )[\d.]+ MiB")
+PREFILL_ROUNDS = 3
+"""Prefill is long and computes all the time: it spreads less than decode."""
 _CACHES = """\
 for c in /sys/devices/system/cpu/cpu0/cache/index*; do echo "$(cat "$c/level") $(cat "$c/size")"; done 2>/dev/null
 sysctl -n hw.l2cachesize 2>/dev/null | sed "s/^/2 /"
@@ -68,14 +67,27 @@ class ProbeMeasurements:
     decode_threads: int
     sweep: tuple[SweepPoint, ...]
     q8_0: tuple[TypeSpeed, ...]
-    """The wide model beside itself, whose spread is the board's noise, then the other shapes, the cached one last."""
+    """The wide model beside itself, whose spread is the board's noise, then the other shapes, empty and filled."""
     types: tuple[TypeSpeed, ...]
     """Every other type."""
     types_tall: tuple[TypeSpeed, ...]
     """The same in a model of many words."""
     types_in_cache: tuple[TypeSpeed, ...]
     """Those of them whose cached model the last cache holds; none where it does not hold that of Q8_0."""
+    kv_types: tuple[TypeSpeed, ...]
+    """The deep model of Q8_0 with a filled KV cache of every type but F16."""
     rounds: int
+    disturbed_rounds: int
+    """Made again because the board had lost its pace."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Done:
+    job: Job
+    turns: tuple[Turns, ...]
+    """One for each filling."""
+    pace_tok_s: float
+    """The slowest pace at which they were made."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,54 +134,48 @@ class _Probe:
     def __init__(
         self, target: Target, agent: BoardAgent, tools: BoardTools, options: ProbeOptions, events: EventBus
     ) -> None:
-        self._target, self._agent, self._tools, self._options, self._events = target, agent, tools, options, events
-        self._threads = 1
-        self._commit = UNKNOWN_COMMIT
-        self._backends: str | None = None
-        self._looks: dict[str, tuple[_Lengths, bool]] = {}
+        self._target, self._agent, self._options, self._events = target, agent, options, events
+        self._runs = BenchRuns(target, agent, tools, options.timeout_s)
 
     def run(self, models: ProbeModels, copy_bytes_s: float | None) -> ProbeMeasurements:
         before = self._agent.facts()
-        where = self._target.spec.name
+        where, options = self._target.spec.name, self._options
         cache_bytes = _cache_bytes(self._target)
-        inside = models.cached.matrix_bytes <= (cache_bytes or 0)
         with self._placed(models.wide) as wide_path, self._placed(models.cached) as cached_path:
-            wide, cached = (models.wide, wide_path), (models.cached, cached_path)
+            bases = {models.wide.name: wide_path, models.cached.name: cached_path}
             with self._events.stage(f"threads of {where}"):
-                sweep = self._sweep(
-                    wide_path, thread_candidates(before.usable_cores or before.cores or 1, self._options.threads)
-                )
-            self._threads = pick_threads(sweep)[0]
-            total = models.n_types * (3 if inside else 2) + 2 + len(models.shapes)
+                candidates = thread_candidates(before.usable_cores or before.cores or 1, options.threads)
+                sweep = self._runs.sweep(wide_path, candidates)
+            self._runs.threads = pick_threads(sweep)[0]
+            pace = Pace(self._runs, cached_path)
+            done: list[_Done] = []
+            total = most_turns(models, cache_bytes or 0)
             with self._events.stage(f"types on {where}", total=total, unit="types") as stage:
-
-                def turns(base: Placed, model: TimedModel | Placed, rounds: int = self._options.rounds) -> Turns:
-                    found = self._beside(base, model, rounds)
-                    stage.advance()
-                    return found
-
-                of_q8_0: tuple[TimedModel | Placed, ...] = (wide, *models.shapes, cached)
-                q8_0 = [turns(wide, model, SHAPE_ROUNDS * self._options.rounds) for model in of_q8_0]
-                found = [turns(wide, model) for model in models.types]
-                tall = [turns(wide, model) for model in models.types_tall]
-                held = (model for model in models.types_in_cache if model.matrix_bytes <= (cache_bytes or 0))
-                in_cache = [turns(cached, model) for model in held] if inside else []
-        wide_s = statistics.median(s for turns in (*q8_0, *found, *tall) for s in turns.base_seconds)
-        cached_s = wide_s * q8_0[-1].decode_ratio
+                for job in jobs(models, cache_bytes or 0, options.rounds):
+                    done.append(self._do(job, bases, pace, stage.advance))
+            slow = [place for place, found in enumerate(done) if pace.was_slower(found.pace_tok_s)]
+            if slow and pace.comes_back():
+                total = sum(len(done[place].job.fillings) for place in slow)
+                with self._events.stage(f"types on {where} at its pace", total=total, unit="types") as stage:
+                    for place in slow:
+                        done[place] = self._do(done[place].job, bases, pace, stage.advance)
+        seconds = {base.name: _base_seconds(done, base) for base in (models.wide, models.cached)}
         return ProbeMeasurements(
             facts_before=before,
             facts_after=self._agent.facts(),
-            runtime_commit=self._commit,
-            backends=self._backends,
+            runtime_commit=self._runs.commit,
+            backends=self._runs.backends,
             cache_bytes=cache_bytes,
             copy_bytes_s=copy_bytes_s,
-            decode_threads=self._threads,
+            decode_threads=self._runs.threads,
             sweep=sweep,
-            q8_0=tuple(turns.speed(wide_s) for turns in q8_0),
-            types=tuple(turns.speed(wide_s) for turns in found),
-            types_tall=tuple(turns.speed(wide_s) for turns in tall),
-            types_in_cache=tuple(turns.speed(cached_s) for turns in in_cache),
-            rounds=self._options.rounds,
+            q8_0=(*_speeds(done, "beyond", seconds), *_speeds(done, "within", seconds)),
+            types=_speeds(done, "types", seconds),
+            types_tall=_speeds(done, "tall", seconds),
+            types_in_cache=_speeds(done, "in_cache", seconds),
+            kv_types=_speeds(done, "kv", seconds),
+            rounds=options.rounds,
+            disturbed_rounds=pace.disturbed_rounds,
         )
 
     @contextmanager
@@ -197,78 +203,54 @@ class _Probe:
             for leftover in (path, f"{path}.partial", head, strip):
                 files.remove(leftover)
 
-    def _run(self, test: SpeedTest, extra: tuple[str, ...] = ()) -> tuple[tuple[SpeedResult, ...], str]:
-        argv = (*test.argv(self._tools), *extra)
-        run = self._agent.run(ToolCall(argv=argv, timeout_s=self._options.timeout_s))
-        check_success(self._target, argv, run)
-        results = parse_speeds(run, test, self._target.spec.name)
-        self._commit = results[0].build_commit
-        self._backends = results[0].backends or None
-        return results, run.text("stderr")
+    def _do(self, job: Job, bases: Mapping[str, str], pace: Pace, advance: Callable[[], None]) -> _Done:
+        """The model in turns with its base; it is brought there first unless it is a base itself."""
+        own = bases.get(job.model.name)
+        with nullcontext(own) if own is not None else self._placed(job.model) as path:
+            found, paces = [], []
+            for filling in job.fillings:
+                found.append(self._turns(job, bases[job.base.name], path, filling, pace))
+                paces.append(pace.last_tok_s)
+                advance()
+        return _Done(job=job, turns=tuple(found), pace_tok_s=min(paces))
 
-    def _sweep(self, path: str, candidates: Sequence[int]) -> tuple[SweepPoint, ...]:
-        test = SpeedTest(model_path=path, threads=tuple(candidates), n_prompt=64, n_gen=16, repeats=2)
-        results, _ = self._run(test)
+    def _turns(self, job: Job, base_path: str, path: str, filling: Filling, pace: Pace) -> Turns:
+        runs = self._runs
+        lengths, repacks = runs.look(path)
 
-        def best(threads: int, decode: bool) -> float:
-            return max(max(r.samples_ts) for r in results if r.n_threads == threads and bool(r.n_gen) == decode)
+        def decode(number: int) -> tuple[float, float]:
+            return _in_turns(number, lambda: runs.decode_tok_s(path, filling), lambda: runs.decode_tok_s(base_path))
 
-        return tuple(
-            SweepPoint(threads=n, decode_tok_s=best(n, True), prefill_tok_s=best(n, False)) for n in candidates
-        )
+        def prefill(number: int) -> tuple[float, float]:
+            return _in_turns(number, lambda: runs.prefill_tok_s(path), lambda: runs.prefill_tok_s(base_path))
 
-    def _look(self, path: str) -> tuple[_Lengths, bool]:
-        """(lengths for repeats of about REPEAT_S, whether llama.cpp repacks the file's weights)"""
-        if path not in self._looks:
-            first = SpeedTest(model_path=path, threads=(self._threads,), n_prompt=32, n_gen=8)
-            (prefill, decode), words = self._run(first, ("-v",))
-            lengths = _Lengths(
-                n_prompt=_sized(prefill.samples_ts[0] * REPEAT_S, _PROMPT_RANGE),
-                n_gen=_sized(decode.samples_ts[0] * REPEAT_S, _GEN_RANGE),
-            )
-            self._looks[path] = lengths, _REPACKED.search(words) is not None
-        return self._looks[path]
-
-    def _once(self, path: str, lengths: _Lengths) -> tuple[float, float]:
-        """(prefill, decode) tokens per second, the better of two repeats each."""
-        test = SpeedTest(
-            model_path=path, threads=(self._threads,), n_prompt=lengths.n_prompt, n_gen=lengths.n_gen, repeats=2
-        )
-        prefill, decode = self._run(test)[0]
-        return max(prefill.samples_ts), max(decode.samples_ts)
-
-    def _beside(self, base: Placed, model: TimedModel | Placed, rounds: int) -> Turns:
-        """`model` in turns with `base`; it is brought there first where it has no place yet."""
-        if not isinstance(model, TimedModel):
-            return self._turns(base[1], *model, rounds)
-        with self._placed(model) as path:
-            return self._turns(base[1], model, path, rounds)
-
-    def _turns(self, base_path: str, model: TimedModel, path: str, rounds: int) -> Turns:
-        base_lengths, _ = self._look(base_path)
-        lengths, repacks = self._look(path)
-        pairs: list[tuple[tuple[float, float], tuple[float, float]]] = []
-        for number in range(rounds):
-            base_first = number % 2 == 0
-            base = self._once(base_path, base_lengths) if base_first else None
-            own = self._once(path, lengths)
-            pairs.append((base or self._once(base_path, base_lengths), own))
+        pairs = pace.rounds(decode, job.rounds)
+        prefills = [prefill(number) for number in range(PREFILL_ROUNDS)] if job.prefill else []
         return Turns(
-            model=model,
-            base_seconds=tuple(1 / base[1] for base, _ in pairs),
-            decode_ratios=tuple(base[1] / own[1] for base, own in pairs),
-            prefill_ratio=statistics.median(own[0] / base[0] for base, own in pairs),
+            model=job.model,
+            filling=filling,
+            n_gen=lengths.n_gen,
+            base_seconds=tuple(1 / base for _, base in pairs),
+            decode_ratios=tuple(base / own for own, base in pairs),
+            prefill_ratio=statistics.median(own / base for own, base in prefills) if prefills else None,
             repacks=repacks,
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Lengths:
-    """Tokens of one repeat."""
+def _in_turns(number: int, own: Callable[[], float], base: Callable[[], float]) -> tuple[float, float]:
+    """(own, base); every second round begins with the other."""
+    if number % 2:
+        own_found = own()
+        return own_found, base()
+    base_found = base()
+    return own(), base_found
 
-    n_prompt: int
-    n_gen: int
+
+def _base_seconds(done: Sequence[_Done], base: TimedModel) -> float:
+    """Of a token of that model, over all that was timed beside it; infinite where nothing was."""
+    seconds = [s for d in done if d.job.base is base for turns in d.turns for s in turns.base_seconds]
+    return statistics.median(seconds) if seconds else math.inf
 
 
-def _sized(tokens: float, limits: tuple[int, int]) -> int:
-    return max(limits[0], min(limits[1], round(tokens)))
+def _speeds(done: Sequence[_Done], group: Group, seconds: Mapping[str, float]) -> tuple[TypeSpeed, ...]:
+    return tuple(turns.speed(seconds[d.job.base.name]) for d in done if d.job.group == group for turns in d.turns)

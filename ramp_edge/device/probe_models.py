@@ -23,6 +23,8 @@ class TimedModel:
     n_layer: int
     n_output_rows: int
     """Of the output matrix: its vocabulary."""
+    kv_values: int
+    """Keys and values of one position in all layers. Every query head has its own, so these are multiply-adds as well."""
 
     @property
     def matrix_bytes(self) -> int:
@@ -40,10 +42,14 @@ class ProbeModels:
 
     wide: TimedModel
     """Of Q8_0, beyond every cache."""
-    shapes: tuple[TimedModel, ...]
-    """Further ones of Q8_0."""
+    deep: TimedModel
+    tall: TimedModel
+    """Further ones of Q8_0 beyond every cache: of many layers, and of many words."""
     cached: TimedModel
     """Of Q8_0, one that a cache may hold."""
+    small: TimedModel
+    small_deep: TimedModel
+    """Further ones that a cache may hold."""
     types: Iterator[TimedModel]
     """As wide as `wide`."""
     types_tall: Iterator[TimedModel]
@@ -51,6 +57,20 @@ class ProbeModels:
     types_in_cache: Iterator[TimedModel]
     """Of the shape of `cached`."""
     n_types: int
+    kv_types: tuple[QuantType, ...]
+    """Of a filled KV cache, beside F16."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Filling:
+    """What the KV cache holds while tokens are decoded."""
+
+    kv_type: QuantType = QuantType.F16
+    depth: int = 0
+    """Positions before the first token."""
+
+
+EMPTY = Filling()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,18 +78,15 @@ class TypeSpeed:
     """One model beside another of Q8_0: the wide one, or in the cache the cached one."""
 
     quant_type: QuantType
+    filling: Filling
     decode: Timing
-    """Seconds: the wide Q8_0 model's median over the whole probe times the median paired ratio."""
+    """Seconds: the other model's median over the whole probe times the median paired ratio."""
     decode_spread: float
     """Of the paired ratios: (max - min) / median."""
-    prefill_ratio: float
-    """Tokens per second of prefill over those of the Q8_0 model."""
+    prefill_ratio: float | None
+    """Tokens per second of prefill over those of the Q8_0 model; None where that was not asked."""
     repacks: bool
     """llama.cpp keeps a second copy of the weights in another order."""
-
-
-Placed = tuple[TimedModel, str]
-"""A model and its file on the board."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,11 +94,14 @@ class Turns:
     """Rounds of a model and a base."""
 
     model: TimedModel
+    filling: Filling
+    n_gen: int
+    """Tokens of a repeat."""
     base_seconds: tuple[float, ...]
     """Per decoded token."""
     decode_ratios: tuple[float, ...]
     """Seconds over the base's."""
-    prefill_ratio: float
+    prefill_ratio: float | None
     repacks: bool
 
     @property
@@ -90,14 +110,19 @@ class Turns:
 
     def speed(self, base_s: float) -> TypeSpeed:
         """What it comes to where the base takes `base_s` a token."""
+        # A token sees those before it and itself.
+        kv_values = self.model.kv_values * (self.filling.depth + (self.n_gen + 1) / 2)
         timing = Timing(
             matrix_bytes=self.model.matrix_bytes,
             n_layer=self.model.n_layer,
             n_output_rows=self.model.n_output_rows,
             seconds=base_s * self.decode_ratio,
+            attention_macs=kv_values,
+            kv_bytes=kv_values * self.filling.kv_type.bits_per_weight / 8,
         )
         return TypeSpeed(
             quant_type=self.model.quant_type,
+            filling=self.filling,
             decode=timing,
             decode_spread=spread(self.decode_ratios),
             prefill_ratio=self.prefill_ratio,

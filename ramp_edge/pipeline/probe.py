@@ -21,6 +21,7 @@ from ramp_edge.model.synthetic import STRIP_ROWS, Shape, synthetic_model
 from ramp_edge.pipeline.bench import bench_tools
 from ramp_edge.profile.load import load_target
 from ramp_edge.profile.schema import (
+    AttentionFigure,
     Bandwidth,
     Bits,
     Defaults,
@@ -46,6 +47,8 @@ SMALL_DEEP = Shape(n_embd=256, n_layer=16, n_vocab=4096)
 CACHED = Shape(n_embd=512, n_layer=2, n_vocab=2048)
 """5 MB in Q8_0, most of it bytes and not layers."""
 TYPES = tuple(sorted((QuantType.F16, *QUANTIZED_TYPES), key=lambda t: -t.bits_per_weight))
+KV_TYPES = (QuantType.Q8_0, QuantType.Q4_0)
+"""Of the KV cache, timed beside F16."""
 _MAX_EFFICIENCY, _MIN_EFFICIENCY = 4.0, 0.01
 
 
@@ -86,16 +89,17 @@ def probe_target(request: ProbeRequest, events: EventBus) -> ProbeResult:
             target,
             ProbeModels(
                 wide=timed_model("wide", QuantType.Q8_0, WIDE, work),
-                shapes=tuple(
-                    timed_model(name, QuantType.Q8_0, shape, work)
-                    for name, shape in (("deep", DEEP), ("tall", TALL), ("small", SMALL), ("small-deep", SMALL_DEEP))
-                ),
+                deep=timed_model("deep", QuantType.Q8_0, DEEP, work),
+                tall=timed_model("tall", QuantType.Q8_0, TALL, work),
                 cached=timed_model("cached", QuantType.Q8_0, CACHED, work),
+                small=timed_model("small", QuantType.Q8_0, SMALL, work),
+                small_deep=timed_model("small-deep", QuantType.Q8_0, SMALL_DEEP, work),
                 # One at a time, so that neither memory nor disk holds them all.
                 types=(timed_model("wide", t, WIDE, work) for t in types),
                 types_tall=(timed_model("tall", t, TALL, work) for t in types),
                 types_in_cache=(timed_model("cached", t, CACHED, work) for t in types),
                 n_types=len(types),
+                kv_types=KV_TYPES,
             ),
             tools,
             request.options,
@@ -107,6 +111,7 @@ def probe_target(request: ProbeRequest, events: EventBus) -> ProbeResult:
         measurements.cache_bytes or 0,
         {speed.quant_type: speed.decode for speed in measurements.types_in_cache},
         {speed.quant_type: speed.decode for speed in measurements.types_tall},
+        {speed.filling.kv_type: speed.decode for speed in measurements.kv_types},
     )
     profile = probed_profile(measurements, fit, base, request.spec, commit)
     write_profile(request.output, profile, _comment(measurements, request, commit))
@@ -124,6 +129,7 @@ def timed_model(name: str, quant_type: QuantType, shape: Shape, work: Path) -> T
         repeats=made.repeats,
         n_layer=shape.n_layer,
         n_output_rows=shape.n_vocab,
+        kv_values=2 * shape.n_embd * shape.n_layer,
     )
 
 
@@ -185,6 +191,7 @@ def probed_profile(
             measured=True,
             source=f"synthetic models of 4, 16 and 64 layers, {source}",
         ),
+        attention=_attention(measured, fit, source),
         processor=Processor(
             backend=_backend(base, measured),
             cores=facts.usable_cores or facts.cores or 1,
@@ -207,6 +214,20 @@ def probed_profile(
     )
 
 
+def _attention(measured: ProbeMeasurements, fit: SpeedFit, source: str) -> dict[str, AttentionFigure] | None:
+    spreads = {speed.filling.kv_type: speed.decode_spread for speed in measured.kv_types}
+    # Of the models that have a filled KV cache of F16 the deep one decides.
+    spreads[QuantType.F16] = next(speed.decode_spread for speed in measured.q8_0 if speed.filling.depth)
+    return {
+        kind.name: AttentionFigure(
+            gigamacs_per_second=float(f"{1e-9 / seconds:.4g}"),
+            measured=True,
+            source=f"{source}; spread {spreads[kind]:.0%}",
+        )
+        for kind, seconds in fit.attention_mac_s.items()
+    } or None
+
+
 @dataclass(frozen=True, slots=True)
 class SourcedRate:
     """Bytes per second and how they were found."""
@@ -221,8 +242,8 @@ def _figures(kind: QuantType, speed: TypeSpeed, fit: SpeedFit, source: str) -> T
         decode_efficiency=_limited(fit.decode_efficiency[kind]),
         decode_efficiency_in_cache=None if in_cache is None else _limited(in_cache),
         output_row_nanoseconds=round(fit.output_row_s[kind] * 1e9, 3),
-        # The measure of all others, whatever its noise.
-        prefill_efficiency=1.0 if kind is QuantType.Q8_0 else _limited(speed.prefill_ratio),
+        # Q8_0 is the measure of all others, whatever its noise.
+        prefill_efficiency=1.0 if speed.prefill_ratio is None else _limited(speed.prefill_ratio),
         repacks=speed.repacks,
         measured=True,
         source=f"{source}; spread {speed.decode_spread:.0%}",
@@ -267,12 +288,14 @@ def _rate(bytes_s: float) -> str:
 def _comment(measured: ProbeMeasurements, request: ProbeRequest, commit: str | None) -> str:
     facts = measured.facts_before
     noise = measured.q8_0[0].decode_spread
+    again = f" {measured.disturbed_rounds} rounds were made again, because the board had lost its pace."
     return "\n".join(
         [
             COMMENT,
             f"Target {request.spec.name}, {datetime.now(timezone.utc).isoformat(timespec='seconds')}, "
             f"llama.cpp {commit or measured.runtime_commit}, kernel {facts.kernel or 'unknown'}.",
-            f"Medians of {measured.rounds} rounds, each type in turns with Q8_0; the same file beside itself spread by {noise:.0%}.",
+            f"Medians of {measured.rounds} rounds, each type in turns with Q8_0; the same file beside itself spread by {noise:.0%}."
+            + again * (measured.disturbed_rounds > 0),
         ]
     )
 

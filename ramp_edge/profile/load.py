@@ -13,7 +13,15 @@ from pydantic import BaseModel, ValidationError
 
 from ramp_edge.codec.types import QuantType
 from ramp_edge.errors import ProfileError
-from ramp_edge.profile.schema import Location, Profile, TypeFigures, find_contradictions, nearest, suggest
+from ramp_edge.profile.schema import (
+    AttentionFigure,
+    Location,
+    Profile,
+    TypeFigures,
+    find_contradictions,
+    nearest,
+    suggest,
+)
 from ramp_edge.records import DeviceTarget, TypeSupport
 from ramp_edge.shipped import config_dir, shipped_dir
 from ramp_edge.units import parse_bytes, parse_rate
@@ -245,17 +253,20 @@ def _own_place(document: LocatedYaml, location: Location) -> Place:
     return own
 
 
+_BY_TYPE: dict[str, type[BaseModel]] = {"types": TypeFigures, "attention": AttentionFigure}
+"""Parts of a profile whose keys are types."""
+
+
 def _known_keys(location: Location) -> tuple[str, ...]:
     """The keys that the schema allows at that place."""
     model: type[BaseModel] = Profile
-    inside_types = False
+    entries: type[BaseModel] | None = None
     for part in location:
-        if inside_types:
-            model, inside_types = TypeFigures, False
+        if entries is not None:
+            model, entries = entries, None
             continue
         annotation = model.model_fields[str(part)].annotation
-        if part == "types" and model is Profile:
-            inside_types = True
+        if model is Profile and (entries := _BY_TYPE.get(str(part))) is not None:
             continue
         options = (annotation, *getattr(annotation, "__args__", ()))
         model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
@@ -291,8 +302,9 @@ def _target(path: Path, document: LocatedYaml) -> DeviceTarget:
         )
         for name, figures in profile.types.items()
     }
-    overhead = profile.token_overhead
+    overhead, attention = profile.token_overhead, profile.attention or {}
     speed_measured = [profile.bandwidth.effective.measured, *(s.measured for s in types.values())]
+    speed_measured += [figure.measured for figure in attention.values()]
     if overhead is not None:
         speed_measured.append(overhead.measured)
     layer_overhead_s = 0.0 if overhead is None else overhead.per_layer_microseconds / 1e6
@@ -321,4 +333,5 @@ def _target(path: Path, document: LocatedYaml) -> DeviceTarget:
         layer_overhead_in_cache_s=layer_overhead_s if layer_in_cache is None else layer_in_cache / 1e6,
         bandwidth_in_cache_bytes_s=None if in_cache is None else parse_rate(in_cache.value),
         cache_bytes=0 if profile.cache is None else parse_bytes(profile.cache.value),
+        attention_macs_s={QuantType[name]: figure.gigamacs_per_second * 1e9 for name, figure in attention.items()},
     )

@@ -128,6 +128,15 @@ class OverheadFigure(_Sourced):
     )
 
 
+class AttentionFigure(_Sourced):
+    gigamacs_per_second: float = Field(
+        gt=0,
+        le=1e6,
+        allow_inf_nan=False,
+        description="Billions of multiply-adds of query heads with cached keys and values per second, in decode.",
+    )
+
+
 class Memory(_Part):
     total: SizeFigure = Field(description="What the system reports as its memory.")
     usable: SizeFigure = Field(description="What is left for the model beside the operating system.")
@@ -189,6 +198,11 @@ class Profile(_Part):
     bandwidth: Bandwidth
     cache: SizeFigure | None = Field(default=None, description="The last cache, where it decides speeds.")
     token_overhead: OverheadFigure | None = None
+    attention: dict[KvTypeName, AttentionFigure] | None = Field(
+        default=None,
+        description="By type of the KV cache; one that is not listed is taken to be as slow as the slowest. Absent: keys and "
+        "values cost what their bytes cost.",
+    )
     processor: Processor
     bits: Bits
     defaults: Defaults

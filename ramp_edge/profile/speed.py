@@ -1,8 +1,9 @@
 """Decode speed: a token reads every weight once, so seconds are bytes over the bandwidth that the type's kernel reaches.
 
-seconds = bytes / (effective bandwidth x decode efficiency of the type), plus the part of the KV cache in use and an overhead
-per token, per layer and per row of the output matrix. Where all weights stay in the last cache, bandwidth, efficiencies and overheads are others (`as_run`). An untied token embedding is a look-up of one row; a tied one is read whole, as the output matrix. Stacked expert
-tensors are charged in full, which overstates mixture-of-experts models.
+seconds = bytes / (effective bandwidth x decode efficiency of the type), plus what the keys and values of the context cost (`context_seconds`) and an overhead
+per token, per layer and per row of the output matrix. Where all weights stay in the last cache, bandwidth, efficiencies and overheads are others (`as_run`). An
+untied token embedding is a look-up of one row; a tied one is read whole, as the output matrix. Stacked expert tensors are charged in full, which overstates
+mixture-of-experts models.
 """
 
 from __future__ import annotations
@@ -62,12 +63,40 @@ def tensor_seconds(tensor: TensorInfo, quant_type: QuantType, target: DeviceTarg
     return seconds
 
 
-def kv_read_bytes(inventory: ModelInventory, ctx_used: int, kv_type: QuantType) -> int:
-    """Bytes of the KV cache that one decoded token reads with `ctx_used` tokens before it."""
+def _positions_read(inventory: ModelInventory, ctx_used: int) -> int:
+    """Cached positions that one decoded token attends to, summed over the layers."""
     hyper = inventory.hyper
     window = min(ctx_used, hyper.sliding_window)
     n_sliding = sum(hyper.swa_layers)
-    return (ctx_used * (hyper.n_layer - n_sliding) + window * n_sliding) * kv_cell_bytes(hyper, kv_type)
+    return ctx_used * (hyper.n_layer - n_sliding) + window * n_sliding
+
+
+def kv_read_bytes(inventory: ModelInventory, ctx_used: int, kv_type: QuantType) -> int:
+    """Bytes of the KV cache that one decoded token reads with `ctx_used` tokens before it."""
+    return _positions_read(inventory, ctx_used) * kv_cell_bytes(inventory.hyper, kv_type)
+
+
+def attention_macs(inventory: ModelInventory, ctx_used: int) -> int:
+    """Multiply-adds of all query heads with cached keys and values: heads that share keys share their bytes, not this work."""
+    hyper = inventory.hyper
+    return _positions_read(inventory, ctx_used) * hyper.n_head * (hyper.head_dim_k + hyper.head_dim_v)
+
+
+def context_seconds(
+    inventory: ModelInventory, target: DeviceTarget, *, ctx_used: int, kv_type: QuantType, weight_bytes: int
+) -> float:
+    """Seconds per decoded token that `ctx_used` tokens before it cost, beside `weight_bytes` of weights.
+
+    The bytes of keys and values come from memory unless the last cache holds them beside the weights, and every query head computes
+    with them. A board whose attention was not measured is charged for the bytes alone, which is too little where a CPU runs long contexts.
+    """
+    running = as_run(target, weight_bytes)
+    read_bytes = kv_read_bytes(inventory, ctx_used, kv_type)
+    if not target.attention_macs_s:
+        return read_bytes * seconds_per_byte(kv_type, running)
+    macs_s = target.attention_macs_s.get(kv_type, min(target.attention_macs_s.values()))
+    beyond = weight_bytes + read_bytes > target.cache_bytes
+    return attention_macs(inventory, ctx_used) / macs_s + read_bytes * beyond / running.bandwidth_effective_bytes_s
 
 
 def overhead_seconds(inventory: ModelInventory, target: DeviceTarget) -> float:
@@ -84,9 +113,10 @@ def decode_seconds(
     kv_type: QuantType,
 ) -> float:
     """Predicted seconds per decoded token with `ctx_used` tokens in the KV cache."""
-    target = as_run(target, sum(tensor_bytes(t, planned_type(t, types)) for t in inventory.tensors))
+    weight_bytes = sum(tensor_bytes(t, planned_type(t, types)) for t in inventory.tensors)
+    running = as_run(target, weight_bytes)
     weights_s = sum(
-        tensor_seconds(t, planned_type(t, types), target, tied=inventory.tied_embedding) for t in inventory.tensors
+        tensor_seconds(t, planned_type(t, types), running, tied=inventory.tied_embedding) for t in inventory.tensors
     )
-    kv_s = kv_read_bytes(inventory, ctx_used, kv_type) * seconds_per_byte(kv_type, target)
-    return weights_s + kv_s + overhead_seconds(inventory, target)
+    context_s = context_seconds(inventory, target, ctx_used=ctx_used, kv_type=kv_type, weight_bytes=weight_bytes)
+    return weights_s + context_s + overhead_seconds(inventory, running)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -30,10 +31,15 @@ def profile_text(profile: Profile, comment: str) -> str:
         value = getattr(profile, name)
         if value is not None:
             lines.append(f"{name}: {_flow(value)}")
-    lines.append("types:")
-    width = max(map(len, profile.types), default=0) + 1
-    lines += [f"  {name + ':':<{width}} {_flow(figures)}" for name, figures in profile.types.items()]
+    if profile.attention is not None:
+        lines += ["attention:", *_by_type(profile.attention)]
+    lines += ["types:", *_by_type(profile.types)]
     return "\n".join(lines) + "\n"
+
+
+def _by_type(figures: Mapping[str, BaseModel]) -> list[str]:
+    width = max(map(len, figures), default=0) + 1
+    return [f"  {name + ':':<{width}} {_flow(entry)}" for name, entry in figures.items()]
 
 
 def write_profile(path: Path, profile: Profile, comment: str) -> None:

@@ -94,7 +94,7 @@ def test_build_deploy_bench_probe_and_build_again(
         "SMALL_DEEP": Shape(n_embd=256, n_layer=2, n_vocab=512),
     }.items():
         monkeypatch.setattr(pipeline_probe, name, shape)
-    monkeypatch.setattr("ramp_edge.device.probe.REPEAT_S", 0.02)
+    monkeypatch.setattr("ramp_edge.device.probe_runs.REPEAT_S", 0.02)
     run(
         "probe", "--target", "board", "-o", profile, "--types", "Q4_0,Q4_K,Q6_K", "--rounds", "3", "--threads", "1",
         "--runtime", llama_bin,

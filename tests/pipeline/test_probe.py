@@ -26,7 +26,7 @@ def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "SMALL", Shape(n_embd=256, n_layer=1, n_vocab=512))
     monkeypatch.setattr(pipeline, "SMALL_DEEP", Shape(n_embd=256, n_layer=2, n_vocab=512))
     monkeypatch.setattr(pipeline, "CACHED", Shape(n_embd=256, n_layer=1, n_vocab=256))
-    monkeypatch.setattr("ramp_edge.device.probe.REPEAT_S", 0.02)
+    monkeypatch.setattr("ramp_edge.device.probe_runs.REPEAT_S", 0.02)
 
 
 def request(tmp_path: Path, llama_bin: Path, **changes: object) -> ProbeRequest:
@@ -54,7 +54,13 @@ def test_a_probe_gives_a_profile_that_build_takes(small_models: None, tmp_path: 
     measured = result.measurements
     assert measured.copy_bytes_s is not None
     assert measured.copy_bytes_s > 1e8
-    assert [speed.decode.n_layer for speed in measured.q8_0] == [1, 4, 1, 1, 2, 1]
+    assert [(s.decode.n_layer, s.filling.depth > 0) for s in measured.q8_0] == [
+        (1, False), (1, False), (4, False), (4, True), (1, False), (1, False), (2, False), (2, True),
+    ]  # fmt: skip
+    assert [s.filling.kv_type for s in measured.kv_types] == [QuantType.Q8_0, QuantType.Q4_0]
+    assert all(s.decode.attention_macs > 512 * 4 * 256 * 2 for s in measured.kv_types), "512 positions, keys and values"
+    assert set(target.attention_macs_s) <= {QuantType.F16, QuantType.Q8_0, QuantType.Q4_0}
+    assert QuantType.Q4_0 in target.attention_macs_s, "its unpacking always costs something"
     own = measured.q8_0[0].decode.seconds
     assert all(0.02 < speed.decode.seconds / own < 50 for speed in measured.types), "the same size, other types"
     # The machine may hide its caches from a virtual one; where it tells, all these models fit into the last.

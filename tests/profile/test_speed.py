@@ -12,7 +12,16 @@ from ramp_edge.codec.types import QuantType
 from ramp_edge.errors import ProfileError
 from ramp_edge.model.gguf_file import open_inventory
 from ramp_edge.profile.load import load_target
-from ramp_edge.profile.speed import as_run, decode_seconds, kv_read_bytes, seconds_per_byte, tensor_seconds
+from ramp_edge.profile.speed import (
+    as_run,
+    attention_macs,
+    context_seconds,
+    decode_seconds,
+    kv_read_bytes,
+    seconds_per_byte,
+    tensor_seconds,
+)
+from ramp_edge.records import DeviceTarget
 
 
 def test_tensor_seconds_are_bytes_over_reached_bandwidth(random_model: Callable[..., Path]) -> None:
@@ -119,3 +128,28 @@ def test_a_model_within_the_cache_has_its_own_figures(random_model: Callable[...
     )
     assert seconds(10**9) == pytest.approx(expected_s + plain.token_overhead_s + inventory.hyper.n_layer * 1e-4)
     assert as_run(board, 10**9) is board, "no cache, no other figures"
+
+
+def test_every_query_head_computes_with_what_heads_share(random_model: Callable[..., Path]) -> None:
+    inventory, _ = open_inventory(random_model("gemma3-window"))
+    hyper = inventory.hyper
+    assert hyper.n_head > hyper.n_head_kv, "else nothing is shared"
+    positions = 4096 + 6 * 512
+    assert attention_macs(inventory, 4096) == positions * hyper.n_head * 2 * 64
+    plain = load_target("raspberry-pi-5")
+    slower = {QuantType.F16: 2e9, QuantType.Q8_0: 1e9}
+    board = dataclasses.replace(plain, attention_macs_s=slower, bandwidth_in_cache_bytes_s=1e12)
+
+    def seconds(target: DeviceTarget, kv_type: QuantType, weight_bytes: int = 10**9) -> float:
+        return context_seconds(inventory, target, ctx_used=4096, kv_type=kv_type, weight_bytes=weight_bytes)
+
+    macs, read_s = attention_macs(inventory, 4096), kv_read_bytes(inventory, 4096, QuantType.F16) / 11.7e9
+    assert seconds(plain, QuantType.F16) == pytest.approx(read_s), "bytes alone where nobody measured"
+    assert seconds(board, QuantType.F16) == pytest.approx(macs / 2e9 + read_s)
+    assert seconds(board, QuantType.Q8_0) > seconds(board, QuantType.F16), "fewer bytes, slower all the same"
+    read_s = kv_read_bytes(inventory, 4096, QuantType.Q4_0) / 11.7e9
+    assert seconds(board, QuantType.Q4_0) == pytest.approx(macs / 1e9 + read_s), "not listed: as slow as the slowest"
+    cached = dataclasses.replace(board, cache_bytes=10**9)
+    assert seconds(cached, QuantType.F16, weight_bytes=10**6) == pytest.approx(macs / 2e9), "the cache holds them"
+    just_full = 10**9 - kv_read_bytes(inventory, 4096, QuantType.F16) + 1
+    assert seconds(cached, QuantType.F16, weight_bytes=just_full) > macs / 2e9, "or all but one byte"

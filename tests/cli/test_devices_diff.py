@@ -27,8 +27,9 @@ def test_every_figure_of_a_device_is_compared() -> None:
     for field in dataclasses.fields(DeviceTarget):
         if field.name in IGNORED:
             continue
-        value = getattr(target, field.name) or 0
-        other = {str: "metal", tuple: ("x",)}.get(type(value)) or (
+        value = getattr(target, field.name)
+        value = 0 if value is None else value
+        other = {str: "metal", tuple: ("x",), dict: {QuantType.F16: 1e9}}.get(type(value)) or (
             QuantType.Q8_0 if field.name == "default_kv_type" else value + 1
         )
         changed = dataclasses.replace(target, **{field.name: other})

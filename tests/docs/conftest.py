@@ -159,7 +159,7 @@ def _environment(patch: pytest.MonkeyPatch, server: Any, folders: pytest.TempPat
     patch.setenv("RAMP_EDGE_PROGRESS", "off")
     patch.setenv("COLUMNS", "160")
     patch.delenv("SSH_AUTH_SOCK", raising=False)
-    patch.setattr("ramp_edge.device.probe.REPEAT_S", 0.02)
+    patch.setattr("ramp_edge.device.probe_runs.REPEAT_S", 0.02)
     for name, shape in {
         "WIDE": Shape(n_embd=512, n_layer=1, n_vocab=512),
         "DEEP": Shape(n_embd=256, n_layer=4, n_vocab=512),

@@ -50,9 +50,9 @@ def print_boards(outcomes: Sequence[BoardOutcome[BenchRecord]]) -> None:
             table.add_row(
                 outcome.spec.name,
                 model.label,
-                f"{decode.median_tok_s:.4g}",
+                shown_tok_s(decode.median_tok_s),
                 f"{decode.spread:.1%}",
-                f"{prefill.median_tok_s:.4g}",
+                shown_tok_s(prefill.median_tok_s),
                 f"{decode.threads}, {prefill.threads}",
                 human_bytes(max(peaks)) if peaks else "",
                 "" if model.perplexity is None else f"{model.perplexity.relative_difference:+.2%}",
@@ -111,7 +111,7 @@ def speed_table(record: BenchRecord) -> Table:
 
 
 def _speed(speed: Speed) -> tuple[str, str, str]:
-    return f"{speed.median_tok_s:.4g}", f"{speed.spread:.1%}", str(speed.threads)
+    return shown_tok_s(speed.median_tok_s), f"{speed.spread:.1%}", str(speed.threads)
 
 
 def detail_lines(record: BenchRecord) -> list[str]:
@@ -146,9 +146,11 @@ def _model_lines(model: ModelBench, name: str) -> list[str]:
         measured = (
             "not measured there"
             if p2.measured_tok_s is None or p2.measured_over_predicted is None
-            else f"measured {p2.measured_tok_s:.4g}, {p2.measured_over_predicted:.2f} of it"
+            else f"measured {shown_tok_s(p2.measured_tok_s)}, {p2.measured_over_predicted:.2f} of it"
         )
-        lines.append(f"  predicted   {name}{p2.decode_tok_s:.4g} tok/s decode at depth {p2.depth_tokens}, {measured}")
+        lines.append(
+            f"  predicted   {name}{shown_tok_s(p2.decode_tok_s)} tok/s decode at depth {p2.depth_tokens}, {measured}"
+        )
     return lines
 
 
@@ -189,3 +191,8 @@ def plan_text(request: BenchRequest, output: Path | None) -> str:
 
 def _joined(values: tuple[int, ...]) -> str:
     return ", ".join(map(str, values))
+
+
+def shown_tok_s(tok_s: float) -> str:
+    """Four digits, or all before the point: no powers of ten."""
+    return f"{tok_s:.0f}" if tok_s >= 1000 else f"{tok_s:.4g}"

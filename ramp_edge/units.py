@@ -103,3 +103,8 @@ def human_seconds(seconds: float) -> str:
     if total < 3600:
         return f"{total // 60} min {total % 60:02d} s"
     return f"{total // 3600} h {total % 3600 // 60:02d} min"
+
+
+def human_tok_s(tok_s: float) -> str:
+    """Four digits, or all before the point: 20, 77.25, 17159, and no powers of ten."""
+    return f"{tok_s:.0f}" if tok_s >= 1000 else f"{tok_s:.4g}"

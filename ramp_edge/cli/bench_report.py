@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ramp_edge.units import human_bytes, human_seconds
+from ramp_edge.units import human_bytes, human_seconds, human_tok_s
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,9 +50,9 @@ def print_boards(outcomes: Sequence[BoardOutcome[BenchRecord]]) -> None:
             table.add_row(
                 outcome.spec.name,
                 model.label,
-                shown_tok_s(decode.median_tok_s),
+                human_tok_s(decode.median_tok_s),
                 f"{decode.spread:.1%}",
-                shown_tok_s(prefill.median_tok_s),
+                human_tok_s(prefill.median_tok_s),
                 f"{decode.threads}, {prefill.threads}",
                 human_bytes(max(peaks)) if peaks else "",
                 "" if model.perplexity is None else f"{model.perplexity.relative_difference:+.2%}",
@@ -111,7 +111,7 @@ def speed_table(record: BenchRecord) -> Table:
 
 
 def _speed(speed: Speed) -> tuple[str, str, str]:
-    return shown_tok_s(speed.median_tok_s), f"{speed.spread:.1%}", str(speed.threads)
+    return human_tok_s(speed.median_tok_s), f"{speed.spread:.1%}", str(speed.threads)
 
 
 def detail_lines(record: BenchRecord) -> list[str]:
@@ -146,10 +146,10 @@ def _model_lines(model: ModelBench, name: str) -> list[str]:
         measured = (
             "not measured there"
             if p2.measured_tok_s is None or p2.measured_over_predicted is None
-            else f"measured {shown_tok_s(p2.measured_tok_s)}, {p2.measured_over_predicted:.2f} of it"
+            else f"measured {human_tok_s(p2.measured_tok_s)}, {p2.measured_over_predicted:.2f} of it"
         )
         lines.append(
-            f"  predicted   {name}{shown_tok_s(p2.decode_tok_s)} tok/s decode at depth {p2.depth_tokens}, {measured}"
+            f"  predicted   {name}{human_tok_s(p2.decode_tok_s)} tok/s decode at depth {p2.depth_tokens}, {measured}"
         )
     return lines
 
@@ -191,8 +191,3 @@ def plan_text(request: BenchRequest, output: Path | None) -> str:
 
 def _joined(values: tuple[int, ...]) -> str:
     return ", ".join(map(str, values))
-
-
-def shown_tok_s(tok_s: float) -> str:
-    """Four digits, or all before the point: no powers of ten."""
-    return f"{tok_s:.0f}" if tok_s >= 1000 else f"{tok_s:.4g}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,8 +48,7 @@ def jobs(models: ProbeModels, cache_bytes: int, rounds: int) -> Iterator[Job]:
         yield Job(group="types", base=wide, model=model, rounds=rounds, prefill=True)
     for model in models.types_tall:
         yield Job(group="tall", base=wide, model=model, rounds=rounds)
-    held: Iterable[TimedModel] = models.types_in_cache if inside else ()
-    for model in held:
+    for model in models.types_in_cache if inside else ():
         if model.matrix_bytes <= cache_bytes:
             yield Job(group="in_cache", base=models.cached, model=model, rounds=rounds)
 

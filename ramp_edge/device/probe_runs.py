@@ -162,7 +162,7 @@ class Pace:
 
     def was_slower(self, tok_s: float) -> bool:
         """Whether a pace from earlier is not the best that was ever seen."""
-        return tok_s * (1 + PACE_TOLERANCE) < self._highest_tok_s
+        return not _keeps_up(tok_s, self._highest_tok_s)
 
     def comes_back(self) -> bool:
         """Waits for the best pace that was ever seen; False where it does not come."""
@@ -181,4 +181,8 @@ class Pace:
         return found
 
     def _is_kept(self, tok_s: float) -> bool:
-        return tok_s * (1 + PACE_TOLERANCE) >= self._best_tok_s
+        return _keeps_up(tok_s, self._best_tok_s)
+
+
+def _keeps_up(tok_s: float, best_tok_s: float) -> bool:
+    return tok_s * (1 + PACE_TOLERANCE) >= best_tok_s

@@ -125,7 +125,7 @@ def _least_squares(rows: Float64, positive: int) -> Float64:
             full = np.zeros(rows.shape[1])
             full[used] = part
             error = float(np.square(rows @ full - 1).sum())
-            if best is None or error < best[0] - 1e-9:
+            if best is None or error < best[0] - 1e-15:
                 best = error, full
     assert best is not None, "bytes alone always fit with positive factors: no row has both"
     return best[1]

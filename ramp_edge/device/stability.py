@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ramp_edge.device.bench_records import Speed, Unstable
 from ramp_edge.device.facts import BoardFacts, LoadReading
+from ramp_edge.units import human_tok_s
 
 SPREAD_LIMIT = 0.05
 SWAPPED_PAGES_LIMIT = 256
@@ -21,8 +22,8 @@ def spread_reasons(speeds: Iterable[Speed]) -> tuple[Unstable, ...]:
     return tuple(
         Unstable(
             kind="spread",
-            detail=f"{s.kind} at depth {s.depth_tokens}: repeats lie {s.spread:.1%} apart ({min(s.samples_tok_s):.4g} to "
-            f"{max(s.samples_tok_s):.4g} tok/s), more than {SPREAD_LIMIT:.0%}",
+            detail=f"{s.kind} at depth {s.depth_tokens}: repeats lie {s.spread:.1%} apart ({human_tok_s(min(s.samples_tok_s))} to "
+            f"{human_tok_s(max(s.samples_tok_s))} tok/s), more than {SPREAD_LIMIT:.0%}",
         )
         for s in speeds
         if s.spread > SPREAD_LIMIT

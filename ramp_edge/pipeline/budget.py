@@ -11,7 +11,7 @@ from ramp_edge.errors import InfeasibleBudgetError, UsageError
 from ramp_edge.events import EventBus
 from ramp_edge.pipeline.request import BuildRequest
 from ramp_edge.profile.advice import what_would_fit
-from ramp_edge.profile.memory import KV_PAD_CELLS, kv_cache_bytes, memory_budget, weight_bytes
+from ramp_edge.profile.memory import KV_PAD_CELLS, kv_cache_bytes, kv_misfits, memory_budget, weight_bytes
 from ramp_edge.profile.schema import KV_TYPES
 from ramp_edge.profile.speed import as_run, context_seconds, decode_seconds, overhead_seconds, seconds_per_byte
 from ramp_edge.records import DeviceTarget, MemoryBudget, ModelInventory
@@ -176,24 +176,25 @@ def check_feasible(
         raise InfeasibleBudgetError(
             f"--min-decode-tok-s {1 / limits.max_decode_seconds:g}: the fastest legal plan is predicted to reach "
             f"{1 / best_s:.1f} tok/s on {target.name} at half of context {limits.ctx}",
-            hint=f"ask for {0.98 / best_s:.1f} or less, a smaller --ctx,{_faster_kv_type(inventory, target, limits)} or a smaller model",
+            hint=f"ask for {0.98 / best_s:.1f} or less, a smaller --ctx,{_faster_kv_type(inventory, running, limits)} or a smaller model",
         )
 
 
-def _faster_kv_type(inventory: ModelInventory, target: DeviceTarget, limits: Limits) -> str:
+def _context_seconds(inventory: ModelInventory, running: DeviceTarget, limits: Limits, kv_type: QuantType) -> float:
+    return context_seconds(
+        inventory, running, ctx_used=limits.ctx // 2, kv_type=kv_type, weight_bytes=limits.max_weight_bytes
+    )
+
+
+def _faster_kv_type(inventory: ModelInventory, running: DeviceTarget, limits: Limits) -> str:
     """The cache type that is fastest there, as a part of a sentence; empty where it is the one in use. Fewer bytes are no help
     on a processor that has to unpack them."""
 
-    def seconds(kind: QuantType) -> float:
-        return context_seconds(
-            inventory, target, ctx_used=limits.ctx // 2, kv_type=kind, weight_bytes=limits.max_weight_bytes
-        )
-
-    heads = (inventory.hyper.head_dim_k, inventory.hyper.head_dim_v)
-    known = [t for t in KV_TYPES if t.is_float or t in target.types]
-    legal = [t for t in known if all(width % t.block_size == 0 for width in heads)]
-    best = min(legal, key=seconds)
-    return f" --kv-type {best.name}," if seconds(best) < seconds(limits.kv_type) else ""
+    known = [t for t in KV_TYPES if t.is_float or t in running.types]
+    legal = [t for t in known if not kv_misfits(inventory.hyper, t)]
+    seconds = {t: _context_seconds(inventory, running, limits, t) for t in (limits.kv_type, *legal)}
+    best = min(legal, key=lambda t: seconds[t])
+    return f" --kv-type {best.name}," if seconds[best] < seconds[limits.kv_type] else ""
 
 
 def _check_bytes(
@@ -285,10 +286,8 @@ def memory_for(
 
 def fixed_seconds(inventory: ModelInventory, target: DeviceTarget, limits: Limits) -> float:
     """Seconds per token that no allocation changes: the KV cache, float tensors, launches."""
-    running, weight_bytes = as_run(target, limits.max_weight_bytes), limits.max_weight_bytes
-    context_s = context_seconds(
-        inventory, target, ctx_used=limits.ctx // 2, kv_type=limits.kv_type, weight_bytes=weight_bytes
-    )
+    running = as_run(target, limits.max_weight_bytes)
+    context_s = _context_seconds(inventory, running, limits, limits.kv_type)
     kept_s = sum(
         t.source_bytes * seconds_per_byte(QuantType.F16 if t.source_type in FLOAT_TYPES else t.source_type, running)
         for t in inventory.tensors

@@ -288,14 +288,14 @@ def _rate(bytes_s: float) -> str:
 def _comment(measured: ProbeMeasurements, request: ProbeRequest, commit: str | None) -> str:
     facts = measured.facts_before
     noise = measured.q8_0[0].decode_spread
-    again = f" {measured.disturbed_rounds} rounds were made again, because the board had lost its pace."
+    lost = measured.disturbed_rounds
+    again = f" {lost} rounds were made again, because the board had lost its pace." if lost else ""
     return "\n".join(
         [
             COMMENT,
             f"Target {request.spec.name}, {datetime.now(timezone.utc).isoformat(timespec='seconds')}, "
             f"llama.cpp {commit or measured.runtime_commit}, kernel {facts.kernel or 'unknown'}.",
-            f"Medians of {measured.rounds} rounds, each type in turns with Q8_0; the same file beside itself spread by {noise:.0%}."
-            + again * (measured.disturbed_rounds > 0),
+            f"Medians of {measured.rounds} rounds, each type in turns with Q8_0; the same file beside itself spread by {noise:.0%}.{again}",
         ]
     )
 

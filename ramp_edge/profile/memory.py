@@ -47,17 +47,22 @@ def kv_cells(hyper: Hyperparameters, ctx: int, n_ubatch: int = DEFAULT_UBATCH) -
     return full, pad_cells(min(full, hyper.sliding_window + n_ubatch))
 
 
+def kv_misfits(hyper: Hyperparameters, kv_type: QuantType) -> list[tuple[str, int]]:
+    """K and V whose heads the type's block does not divide, with their columns."""
+    parts = (("K", hyper.head_dim_k), ("V", hyper.head_dim_v))
+    return [(part, width) for part, width in parts if width % kv_type.block_size]
+
+
 def kv_cell_bytes(hyper: Hyperparameters, kv_type: QuantType) -> int:
     """Bytes of one token in one layer, K and V. Raises ValueError where the type's block does not divide a head.
 
     libllama refuses such a context (src/llama-context.cpp, llama_init_from_model), though the whole row might divide.
     """
-    for part, width in (("K", hyper.head_dim_k), ("V", hyper.head_dim_v)):
-        if width % kv_type.block_size:
-            raise ValueError(
-                f"llama.cpp refuses {kv_type.name} for the KV cache of this model: its block of {kv_type.block_size} "
-                f"does not divide the {width} columns of a {part} head"
-            )
+    for part, width in kv_misfits(hyper, kv_type):
+        raise ValueError(
+            f"llama.cpp refuses {kv_type.name} for the KV cache of this model: its block of {kv_type.block_size} "
+            f"does not divide the {width} columns of a {part} head"
+        )
     return kv_type.row_bytes(hyper.n_head_kv * hyper.head_dim_k) + kv_type.row_bytes(hyper.n_head_kv * hyper.head_dim_v)
 
 

@@ -83,19 +83,18 @@ def attention_macs(inventory: ModelInventory, ctx_used: int) -> int:
 
 
 def context_seconds(
-    inventory: ModelInventory, target: DeviceTarget, *, ctx_used: int, kv_type: QuantType, weight_bytes: int
+    inventory: ModelInventory, running: DeviceTarget, *, ctx_used: int, kv_type: QuantType, weight_bytes: int
 ) -> float:
-    """Seconds per decoded token that `ctx_used` tokens before it cost, beside `weight_bytes` of weights.
+    """Seconds per decoded token that `ctx_used` tokens before it cost, beside `weight_bytes` of weights; `running` is the device `as_run`.
 
     The bytes of keys and values come from memory unless the last cache holds them beside the weights, and every query head computes
     with them. A board whose attention was not measured is charged for the bytes alone, which is too little where a CPU runs long contexts.
     """
-    running = as_run(target, weight_bytes)
     read_bytes = kv_read_bytes(inventory, ctx_used, kv_type)
-    if not target.attention_macs_s:
+    if not running.attention_macs_s:
         return read_bytes * seconds_per_byte(kv_type, running)
-    macs_s = target.attention_macs_s.get(kv_type, min(target.attention_macs_s.values()))
-    beyond = weight_bytes + read_bytes > target.cache_bytes
+    macs_s = running.attention_macs_s.get(kv_type, min(running.attention_macs_s.values()))
+    beyond = weight_bytes + read_bytes > running.cache_bytes
     return attention_macs(inventory, ctx_used) / macs_s + read_bytes * beyond / running.bandwidth_effective_bytes_s
 
 
@@ -118,5 +117,5 @@ def decode_seconds(
     weights_s = sum(
         tensor_seconds(t, planned_type(t, types), running, tied=inventory.tied_embedding) for t in inventory.tensors
     )
-    context_s = context_seconds(inventory, target, ctx_used=ctx_used, kv_type=kv_type, weight_bytes=weight_bytes)
+    context_s = context_seconds(inventory, running, ctx_used=ctx_used, kv_type=kv_type, weight_bytes=weight_bytes)
     return weights_s + context_s + overhead_seconds(inventory, running)

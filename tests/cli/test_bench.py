@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ramp_edge.cli.bench_report import detail_lines, head_lines, shown_tok_s, speed_table
+from ramp_edge.cli.bench_report import detail_lines, head_lines, speed_table
 from ramp_edge.device.bench_records import (
     BenchRecord,
     MemoryUse,
@@ -27,6 +27,7 @@ from ramp_edge.device.bench_records import (
     read_bench,
 )
 from ramp_edge.device.facts import BoardFacts
+from ramp_edge.units import human_tok_s
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -225,7 +226,7 @@ def test_several_boards_give_one_table_and_a_record_each(tiny_gguf: Path, llama_
     for name in ("first", "second"):
         record = read_bench(out / f"bench-{name}.json")
         assert record.target == name
-        assert shown_tok_s(record.models[0].decode[0].median_tok_s) in rows[name]
+        assert human_tok_s(record.models[0].decode[0].median_tok_s) in rows[name]
     assert "failed" in rows["away"]
     assert not (out / "bench-away.json").exists()
     drawn = (out / "report.html").read_text(encoding="utf-8")

@@ -31,11 +31,13 @@ Make = Callable[..., BuildRequest]
 HEADER_BYTES = 10_000
 
 
-def checked(request: BuildRequest, events: EventBus | None = None) -> Limits:
+def checked(
+    request: BuildRequest, events: EventBus | None = None, attention_macs_s: dict[QuantType, float] | None = None
+) -> Limits:
     """The limits of a request that something fits."""
     assert request.model is not None
     inventory, _ = open_inventory(Path(request.model))
-    target = load_target(request.device)
+    target = dataclasses.replace(load_target(request.device), attention_macs_s=attention_macs_s or {})
     limits = resolve_limits(request, inventory, target, events or EventBus())
     legal = legal_choices(request, inventory, target, calibrated=True)
     check_feasible(inventory, target, limits, legal, HEADER_BYTES)
@@ -145,3 +147,15 @@ def test_a_tiny_context_is_planned_as_llama_cpp_makes_it(tiny_request: Make) -> 
     assert checked(tiny_request(ctx=1), events).ctx == 256
     assert len(notes) == 1 and "--ctx 1: llama.cpp makes room for 256 tokens" in notes[0]
     assert checked(tiny_request(ctx=300)).ctx == 300
+
+
+def test_the_advice_for_speed_names_a_cache_type_only_where_it_is_predicted_to_be_faster(tiny_request: Make) -> None:
+    request = tiny_request(min_decode_tok_s=1e9)
+    assert " --kv-type Q4_0," in refused(request).hint, "by bytes alone the smallest is the fastest"
+    unpacking = {QuantType.F16: 10e9, QuantType.Q8_0: 4e9, QuantType.Q4_0: 3e9}
+    with pytest.raises(InfeasibleBudgetError) as caught:
+        checked(request, attention_macs_s=unpacking)
+    assert "--kv-type" not in caught.value.hint
+    with pytest.raises(InfeasibleBudgetError) as caught:
+        checked(dataclasses.replace(request, kv_type=QuantType.Q8_0), attention_macs_s=unpacking)
+    assert " --kv-type F16," in caught.value.hint

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ramp_edge.units import human_bytes, human_seconds, limit_and_need, parse_bytes, parse_rate, parse_seconds
+from ramp_edge.units import (
+    human_bytes,
+    human_seconds,
+    human_tok_s,
+    limit_and_need,
+    parse_bytes,
+    parse_rate,
+    parse_seconds,
+)
 
 
 @given(st.integers(0, 2**60))
@@ -72,3 +80,11 @@ def test_human_seconds_never_shows_sixty(seconds: float) -> None:
     text = human_seconds(seconds)
     assert not re.search(r"(?<![\d.])60 s", text) or seconds >= 3600
     assert "60 min" not in text
+
+
+@pytest.mark.parametrize(
+    ("tok_s", "text"),
+    [(0.31254, "0.3125"), (20.0, "20"), (77.254, "77.25"), (999.96, "1000"), (3100.9, "3101"), (17159.3, "17159")],
+)
+def test_speeds_have_no_powers_of_ten(tok_s: float, text: str) -> None:
+    assert human_tok_s(tok_s) == text
